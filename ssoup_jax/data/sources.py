@@ -1,0 +1,80 @@
+"""Where data sets come from: `load(name)` gives every one of them the same shape."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ssoup_jax.data import npz, tfds
+from ssoup_jax.data.augment import TRANSFORMS, Transform
+from ssoup_jax.data.dataset import Dataset, Split, assemble, permutation
+from ssoup_jax.errors import SettingsError, unknown
+
+__all__ = ["ALIASES", "SOURCES", "Dataset", "Split", "check_name", "load"]
+
+ALIASES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+"""Data sets of TFDS that go by their bare name."""
+
+SOURCES = ("digits", *ALIASES, "npz:PATH", "tfds:NAME", "tfds:NAME:CONFIG")
+"""How a data set may be named."""
+
+
+def check_name(name: str) -> None:
+    """Checks that `name` is of a form in `SOURCES`, without looking for the data.
+
+    Args:
+        name: the setting.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    kind, _, rest = _full(name).partition(":")
+    if kind == "tfds":
+        tfds.parse(rest)
+    elif kind == "npz":
+        if not rest:
+            raise SettingsError(f"dataset: found {name!r}; allowed: npz:PATH, the path of an npz file")
+    elif name != "digits":
+        raise unknown("dataset", name, SOURCES)
+
+
+def load(name: str, *, data_dir: str | None = None, split_seed: int = 42) -> Dataset:
+    """Loads a data set into host memory; the same name always gives the same splits.
+
+    Args:
+        name: one of `SOURCES`.
+        data_dir: where TFDS keeps its data sets; None: TFDS's own default.
+        split_seed: decides the splits that the source itself does not.
+
+    Returns:
+        The data set. Where the source has no validation images, a tenth of its training images are.
+
+    Raises:
+        SettingsError: no such source, or its data are missing or cannot be used.
+    """
+    check_name(name)
+    kind, _, rest = _full(name).partition(":")
+    if kind == "digits":
+        n_classes, training, test = _digits(split_seed)
+    elif kind == "npz":
+        n_classes, training, test = npz.read(Path(rest).expanduser())
+    else:
+        n_classes, training, test = tfds.read(rest, data_dir)
+        name = tfds.parse(rest)
+    return assemble(name, n_classes, training, test, transform=TRANSFORMS.get(name, Transform()), split_seed=split_seed)
+
+
+def _full(name: str) -> str:
+    return f"tfds:{name}" if name in ALIASES else name
+
+
+def _digits(split_seed: int) -> tuple[int, Split, Split]:
+    """The 1797 digits of 8 x 8 pixels that scikit-learn ships; a fifth of them, rounded up, are the test images."""
+    from sklearn.datasets import load_digits  # seconds to import, for this data set only
+
+    digits = load_digits()
+    # Values are whole numbers from 0 to 16; halves go up.
+    images = np.floor(digits.images[..., None] * (255 / 16) + 0.5).astype(np.uint8)
+    everything = Split(images, digits.target.astype(np.int32))
+    order = permutation(len(everything), split_seed)
+    n_test = -(-len(order) // 5)
+    return len(digits.target_names), everything[order[n_test:]], everything[order[:n_test]]

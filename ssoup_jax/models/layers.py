@@ -1,0 +1,200 @@
+"""What the networks share: convolution, linear and BatchNorm layers that mean what PyTorch's mean.
+
+Parameters and BatchNorm statistics are float32; `dtype` is what activations are computed in. Padding is an explicit
+number of zeros on every side, and initial values follow PyTorch's defaults, so that a network here and its PyTorch
+counterpart differ in layout only.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.nn.initializers import Initializer
+
+from ssoup_jax.models.convolution import CONVOLUTIONS
+
+Layer = Callable[..., nn.Module]
+
+
+def uniform_by_fan_in(fan_in: int) -> Initializer:
+    """PyTorch's default for weights and biases of convolutions and linear layers.
+
+    Args:
+        fan_in: number of inputs that one output sums over.
+
+    Returns:
+        An initialiser that draws uniformly from +-1/sqrt(fan_in).
+    """
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """2-D convolution of `[B, H, W, C]`; square kernels, `padding` zeros on every side.
+
+    `conv` names one of `CONVOLUTIONS`. `kernel_init` None is PyTorch's default.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    conv: str = "plain"
+    kernel_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k, c = self.kernel_size, x.shape[-1]
+        default = uniform_by_fan_in(k * k * c)
+        kernel = self.param("kernel", self.kernel_init or default, (k, k, c, self.features), jnp.float32)
+        y = CONVOLUTIONS[self.conv](
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.strides, self.strides),
+            ((self.padding, self.padding), (self.padding, self.padding)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", default, (self.features,), jnp.float32)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class Linear(nn.Module):
+    """Affine map of `[B, C]` with PyTorch's default initial values; `dtype` None is that of `x`, float32 at least."""
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = self.dtype or _at_least_float32(x)
+        init = uniform_by_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype).reshape(1, -1)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over all axes but the last, with PyTorch's running statistics.
+
+    Normalisation uses the biased batch variance, `batch_stats/var` keeps the unbiased one:
+    running <- momentum * running + (1 - momentum) * batch, so `momentum` 0.9 is PyTorch's 0.1. Statistics are float32
+    whatever `dtype` is. In train mode `batch_stats` is updated where it is mutable; where the collection
+    `batch_moments` is mutable, it receives this batch's own `mean` and unbiased `var`, from which recalibration can
+    form exact averages. `axis_name` names the mesh axis that the batch is spread over, if it is.
+    """
+
+    use_running_average: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        x = x.astype(_at_least_float32(x))
+        if self.use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            mean, var, count = self._moments(x)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                self._record(running_mean, running_var, mean, unbiased)
+        factor = lax.rsqrt(var + self.epsilon) * scale
+        return ((x - _row(mean, x)) * _row(factor, x) + _row(bias, x)).astype(self.dtype)
+
+    def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Returns mean, biased variance and number of values per feature; two passes, which rounding cannot ruin."""
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // x.shape[-1]
+        if self.axis_name is None or self.is_initializing():
+            mean = x.mean(axes)
+            return mean, jnp.square(x - _row(mean, x)).mean(axes), count
+        mean = lax.pmean(x.mean(axes), self.axis_name)
+        var = lax.pmean(jnp.square(x - _row(mean, x)).mean(axes), self.axis_name)
+        return mean, var, count * lax.axis_size(self.axis_name)
+
+    def _record(self, running_mean, running_var, mean: jax.Array, unbiased: jax.Array) -> None:
+        if self.is_mutable_collection("batch_stats"):
+            keep, take = self.momentum, 1.0 - self.momentum
+            running_mean.value = keep * running_mean.value + take * mean
+            running_var.value = keep * running_var.value + take * unbiased
+        if self.is_mutable_collection("batch_moments"):
+            self.put_variable("batch_moments", "mean", mean)
+            self.put_variable("batch_moments", "var", unbiased)
+
+
+def _at_least_float32(x: jax.Array) -> jnp.dtype:
+    # Not plain float32, so that a network can also be computed in float64 and compared without rounding.
+    return x.dtype if x.dtype.itemsize > 4 else jnp.dtype(jnp.float32)
+
+
+def _row(features: jax.Array, like: jax.Array) -> jax.Array:
+    return features.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Flattens `[B, H, W, C]` to `[B, C*H*W]` in PyTorch's order, so that the next kernel is its weight transposed."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Averages `[B, H, W, C]` over space in float32, to `[B, C]`."""
+    return x.mean((1, 2), dtype=_at_least_float32(x))
+
+
+def max_pool(x: jax.Array, size: int = 2, strides: int = 2, padding: int = 0) -> jax.Array:
+    """Takes the largest value of each window; the rows and columns that fill no window are dropped."""
+    return nn.max_pool(x, (size, size), (strides, strides), ((padding, padding), (padding, padding)))
+
+
+class Network(nn.Module):
+    """The attributes that every network has, and the layers that follow from them.
+
+    Attributes:
+        n_classes: number of logits.
+        dtype: what activations are computed in; float32 or bfloat16. The last layer and the logits are float32.
+        conv: name of the convolution, a key of `CONVOLUTIONS`.
+        dropout: False leaves every dropout layer out.
+        remat: recompute blocks in the backward pass instead of storing what is inside them. Parameter names stay.
+        axis_name: mesh axis over which BatchNorm takes its batch statistics, for batches spread over devices.
+    """
+
+    n_classes: int
+    dtype: Any = jnp.float32
+    conv: str = "plain"
+    dropout: bool = True
+    remat: bool = False
+    axis_name: str | None = None
+
+    def conv_layer(self) -> Layer:
+        """Returns `Conv` with this network's dtype and convolution."""
+        return partial(Conv, dtype=self.dtype, conv=self.conv)
+
+    def norm_layer(self, train: bool) -> Layer:
+        """Returns `BatchNorm` for this mode."""
+        return partial(BatchNorm, use_running_average=not train, dtype=self.dtype, axis_name=self.axis_name)
+
+    def dropout_layer(self, train: bool) -> Layer:
+        """Returns `nn.Dropout`, active in train mode unless this network has no dropout."""
+        return partial(nn.Dropout, deterministic=not (train and self.dropout))
+
+    def block(self, block: type[nn.Module]) -> type[nn.Module]:
+        """Returns the block's class, rematerialised if asked for."""
+        return nn.remat(block) if self.remat else block

@@ -1,0 +1,337 @@
+"""Selectors against hand-written masks and against plain Python sorting."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.pruning import (
+    SELECTORS,
+    full_mask,
+    global_magnitude,
+    phase_amount,
+    prunable_leaves,
+    prune_count,
+    random_selection,
+    select,
+    uniform_magnitude,
+)
+
+KEY = jax.random.key(0)
+
+
+def tree(*kernels, dtype=np.float32):
+    """A model of linear layers `a`, `b`, ...; each has a bias smaller than any weight, which must not count."""
+    return {
+        name: {"kernel": np.asarray(kernel, dtype), "bias": np.zeros(3, dtype)}
+        for name, kernel in zip("abcdefgh", kernels, strict=False)
+    }
+
+
+def mask_of(*kernels):
+    return {
+        name: {"kernel": np.asarray(kernel, bool), "bias": np.ones(3, bool)}
+        for name, kernel in zip("abcdefgh", kernels, strict=False)
+    }
+
+
+def on_host(params):
+    """The prunable leaves as NumPy arrays, on which nothing is compiled for each new shape."""
+    return {name: np.asarray(leaf) for name, leaf in prunable_leaves(params).items()}
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert f.dtype == bool
+        np.testing.assert_array_equal(f, e)
+
+
+T, F = True, False
+INF = float("inf")
+
+# name: (selector, kernels, mask before or None for full, amount, mask after)
+HAND_WRITTEN = {
+    "smallest over all layers": (
+        global_magnitude,
+        ([[1, 2], [3, 4]], [[0.5, 5], [0.25, 6]]),
+        None,
+        0.5,
+        ([[F, F], [T, T]], [[F, T], [F, T]]),
+    ),
+    "smallest in each layer": (
+        uniform_magnitude,
+        ([[1, 2], [3, 4]], [[0.5, 5], [0.25, 6]]),
+        None,
+        0.5,
+        ([[F, F], [T, T]], [[F, T], [F, T]]),
+    ),
+    "global may empty a layer": (
+        global_magnitude,
+        ([[0.1, 0.2]], [[3, 4]]),
+        None,
+        0.5,
+        ([[F, F]], [[T, T]]),
+    ),
+    "uniform takes from every layer": (
+        uniform_magnitude,
+        ([[0.1, 0.2]], [[3, 4]]),
+        None,
+        0.5,
+        ([[F, T]], [[F, T]]),
+    ),
+    "uniform rounds in each layer": (uniform_magnitude, ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]],) * 2),
+    "global rounds once": (global_magnitude, ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]], [[F, T, T]])),
+    "sign is ignored": (global_magnitude, ([[-3, -0.1, 0.2, -0.3]],), None, 0.5, ([[T, F, F, T]],)),
+    "ties go by index": (global_magnitude, ([[2, -1], [1, 1]], [[-1, 1]]), None, 0.5, ([[T, F], [F, F]], [[T, T]])),
+    "ties in C order": (global_magnitude, ([[1, -1], [1, 1]],), None, 0.5, ([[F, F], [T, T]],)),
+    "-0.0 ties with 0": (global_magnitude, ([[5, 0.0, -0.0, 0.0]],), None, 0.5, ([[T, F, F, T]],)),
+    "-0.0 before 0 by index": (global_magnitude, ([[5, -0.0, 0.0, 1]],), None, 0.25, ([[T, F, T, T]],)),
+    "pruned weights do not count": (
+        global_magnitude,
+        ([[0, 0, 1, 2]], [[0, 4, 5, 6]]),
+        ([[F, F, T, T]], [[F, T, T, T]]),
+        0.4,
+        ([[F, F, F, F]], [[F, T, T, T]]),
+    ),
+    "a pruned weight never comes back": (
+        global_magnitude,
+        ([[9, 8, 1, 2]],),
+        ([[F, F, T, T]],),
+        0.5,
+        ([[F, F, F, T]],),
+    ),
+    "a pruned weight may be NaN": (
+        uniform_magnitude,
+        ([[np.nan, 3, 1, 2]],),
+        ([[F, T, T, T]],),
+        1 / 3,
+        ([[F, T, F, T]],),
+    ),
+    "infinities go last": (global_magnitude, ([[INF, 3e38, -INF, 1]],), None, 0.75, ([[F, F, T, F]],)),
+    "subnormals are not zero": (global_magnitude, ([[1e-45, 0, 3e-45, 2e-39]],), None, 0.5, ([[F, F, T, T]],)),
+    "nothing": (global_magnitude, ([[1, 2, 3]],), None, 0.1, ([[T, T, T]],)),
+    "nothing left to take": (global_magnitude, ([[1, 2, 3]],), ([[F, F, F]],), 0.9, ([[F, F, F]],)),
+    "everything": (global_magnitude, ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
+    "everything, at random": (random_selection, ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
+}
+
+
+@pytest.mark.parametrize(("selector", "kernels", "before", "amount", "after"), HAND_WRITTEN.values(), ids=HAND_WRITTEN)
+@pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])
+def test_hand_written_masks(selector, kernels, before, amount, after, where):
+    params = jax.tree.map(where, tree(*kernels))
+    mask = full_mask(params) if before is None else jax.tree.map(where, mask_of(*before))
+    found = selector(params, mask, amount, KEY)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    assert_same(found, mask_of(*after))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+def test_any_float_dtype(dtype):
+    found = global_magnitude(tree([[-1, 3], [2, 0.5]], dtype=dtype), mask_of([[T, T], [T, T]]), 0.5)
+    assert_same(found, mask_of([[F, T], [T, F]]))
+
+
+def test_neither_params_nor_mask_are_changed():
+    params, mask = tree([[-1, 3], [2, 0.5]]), mask_of([[T, T], [T, T]])
+    for name in SELECTORS:
+        select(name, params, mask, 0.5, KEY)
+    np.testing.assert_array_equal(params["a"]["kernel"], np.float32([[-1, 3], [2, 0.5]]))
+    assert mask["a"]["kernel"].all()
+
+
+@pytest.mark.parametrize(
+    ("amount", "n_kept", "expected"),
+    [(0.5, 5, 2), (0.5, 3, 2), (0.5, 7, 4), (0.5, 1, 0), (0.1, 3, 0), (0.0, 10, 0), (1.0, 10, 10), (0.3, 0, 0)],
+)
+def test_prune_count_rounds_halves_to_even(amount, n_kept, expected):
+    assert prune_count(amount, n_kept) == expected
+    assert prune_count(np.float64(amount), np.int64(n_kept)) == expected
+
+
+@pytest.mark.parametrize(
+    ("goal", "n_phases", "expected"), [(0.75, 2, 0.5), (0.875, 3, 0.5), (0.5, 1, 0.5), (0.0, 4, 0.0), (1.0, 2, 1.0)]
+)
+def test_phase_amount(goal, n_phases, expected):
+    assert phase_amount(goal, n_phases) == expected
+
+
+# The sparsities after each of three phases that the method's paper names.
+@pytest.mark.parametrize(("goal", "after"), [(0.98, (0.728, 0.926, 0.98)), (0.9, (0.536, 0.785, 0.9))])
+def test_three_phases_reach_the_goal(goal, after):
+    params = tree(np.random.default_rng(0).standard_normal((250, 40)))
+    mask = full_mask(params)
+    for sparsity in after:
+        mask = global_magnitude(params, mask, phase_amount(goal, 3))
+        # The paper gives three digits, some of them rounded, some cut off; 10,000 weights resolve 1e-4.
+        assert 1 - np.mean(np.asarray(mask["a"]["kernel"])) == pytest.approx(sparsity, abs=1e-3)
+
+
+@st.composite
+def cases(draw):
+    """A tree with many ties and zeros of both signs, a mask with holes, and an amount."""
+    shape = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(tuple)
+    shapes = draw(st.lists(shape, min_size=1, max_size=4))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([1, 3, 10, 1000]))
+    # The second factor makes half of the zeros -0.0.
+    kernels = [random.integers(0, levels, shape, endpoint=True) * random.choice([-1.0, 1.0], shape) for shape in shapes]
+    density = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    holes = [random.random(shape) < density for shape in shapes]
+    return tree(*kernels), mask_of(*holes), draw(st.floats(0, 1))
+
+
+def lowest(weights, mask, amount):
+    """Names `(tensor, index)` of the weights that a full sort by magnitude, then position, puts first."""
+    ranked = sorted(
+        (abs(value), position, index)
+        for position, name in enumerate(weights)
+        for index, value in enumerate(weights[name].ravel().tolist())
+        if mask[name].ravel()[index]
+    )
+    names = list(weights)
+    return {(names[position], index) for _, position, index in ranked[: round(amount * len(ranked))]}
+
+
+def lost(before, after):
+    """Names `(tensor, index)` of what the selector took."""
+    return {(name, index.item()) for name in before for index in np.flatnonzero(before[name] & ~after[name])}
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_global_takes_what_a_full_sort_would(case):
+    params, mask, amount = case
+    weights, before = on_host(params), on_host(mask)
+    after = on_host(global_magnitude(params, mask, amount))
+    assert lost(before, after) == lowest(weights, before, amount)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_uniform_takes_what_a_full_sort_of_each_layer_would(case):
+    params, mask, amount = case
+    weights, before = on_host(params), on_host(mask)
+    after = on_host(uniform_magnitude(params, mask, amount))
+    expected = [lowest({name: weights[name]}, before, amount) for name in weights]
+    assert lost(before, after) == set().union(*expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(), st.sampled_from(list(SELECTORS)))
+def test_masks_shrink_by_exact_counts_and_touch_nothing_else(case, name):
+    params, mask, amount = case
+    found = select(name, params, mask, amount, KEY)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    before, after = on_host(mask), on_host(found)
+    groups = [[layer] for layer in before] if name == "uniform" else [list(before)]
+    for group in groups:
+        n_kept = sum(before[layer].sum() for layer in group)
+        assert sum(after[layer].sum() for layer in group) == n_kept - round(amount * n_kept)
+    for layer, kept in after.items():
+        assert kept.shape == before[layer].shape
+        assert not np.any(kept & ~before[layer])
+    assert all(np.asarray(layer["bias"]).all() for layer in found.values())
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(), st.sampled_from(["global", "uniform"]))
+def test_no_pruned_magnitude_exceeds_a_kept_one(case, name):
+    params, mask, amount = case
+    before, after = on_host(mask), on_host(select(name, params, mask, amount, KEY))
+    weights = {layer: np.abs(leaf) for layer, leaf in on_host(params).items()}
+    groups = [[layer] for layer in before] if name == "uniform" else [list(before)]
+    for group in groups:
+        kept = np.concatenate([weights[layer][after[layer]] for layer in group])
+        taken = np.concatenate([weights[layer][before[layer] & ~after[layer]] for layer in group])
+        if kept.size and taken.size:
+            assert taken.max() <= kept.min()
+
+
+def test_random_depends_on_the_key_and_not_on_the_weights():
+    ones, others = tree(np.ones((8, 8))), tree(np.arange(64.0).reshape(8, 8))
+    mask = full_mask(ones)
+    first = random_selection(ones, mask, 0.5, KEY)
+    assert_same(random_selection(others, mask, 0.5, KEY), first)
+    again = random_selection(ones, mask, 0.5, jax.random.key(1))
+    assert np.any(np.asarray(again["a"]["kernel"]) != np.asarray(first["a"]["kernel"]))
+
+
+def test_random_prunes_every_place_equally_often():
+    params, n_keys = tree(np.zeros((2, 5)), np.zeros((1, 10))), 400
+    mask = mask_of(np.ones((2, 5)), [[T, F] * 5])
+    times = np.zeros(20)
+    for seed in range(n_keys):
+        kept = on_host(random_selection(params, mask, 0.4, jax.random.key(seed)))
+        times += ~np.concatenate([leaf.ravel() for leaf in kept.values()])
+    allowed = np.array([True] * 10 + [True, False] * 5)
+    np.testing.assert_array_equal(times[~allowed], n_keys)
+    # 6 of 15 each time: 160 expected, standard deviation 9.8; five of them, for fixed keys.
+    np.testing.assert_allclose(times[allowed], 0.4 * n_keys, atol=49)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("bad", [np.nan, -np.nan])
+def test_nan_weights_are_an_error_that_names_the_tensor(name, bad):
+    params = tree([[1, 2, 3]], [[1, bad, bad]])
+    with pytest.raises(RunError, match="b/kernel holds NaN in 2 of 3 weights"):
+        select(name, params, full_mask(params), 0.5, KEY)
+
+
+def test_nan_outside_the_prunable_leaves_is_not_this_package_s_business():
+    params = tree([[1, 2]])
+    params["a"]["bias"] = np.full(3, np.nan)
+    assert_same(global_magnitude(params, full_mask(params), 0.5), mask_of([[F, T]]))
+
+
+def test_unknown_selector():
+    params = tree([[1, 2]])
+    message = "pruning_selector: unknown value 'globl'; allowed: global, uniform, random; did you mean 'global'?"
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        select("globl", params, full_mask(params), 0.5, KEY)
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_amounts_outside_0_to_1(name, amount):
+    params = tree([[1, 2]])
+    with pytest.raises(SettingsError, match=f"amount to prune: found {amount}"):
+        select(name, params, full_mask(params), amount, KEY)
+
+
+@pytest.mark.parametrize(
+    ("goal", "n_phases", "setting"), [(1.5, 2, "goal_sparsity"), (-0.1, 2, "goal_sparsity"), (0.5, 0, "n_phases")]
+)
+def test_phase_amount_refuses_values_outside_its_range(goal, n_phases, setting):
+    with pytest.raises(SettingsError, match=f"^{setting}: found"):
+        phase_amount(goal, n_phases)
+
+
+def test_a_model_without_kernels():
+    params = {"norm": {"scale": np.ones(3)}}
+    with pytest.raises(RunError, match="no convolution or linear kernel"):
+        global_magnitude(params, full_mask(params), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (np.ones((1, 2), bool), "mask: a/kernel is bool[1, 2]; allowed: bool[2, 2]"),
+        (np.ones((2, 2), np.float32), "mask: a/kernel is float32[2, 2]; allowed: bool[2, 2]"),
+    ],
+)
+def test_a_mask_that_does_not_fit(kernel, message):
+    mask = {"a": {"kernel": kernel, "bias": np.ones(3, bool)}}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        global_magnitude(tree([[1, 2], [3, 4]]), mask, 0.5)
+
+
+def test_a_mask_of_another_model():
+    with pytest.raises(ValueError, match="'a'"):
+        global_magnitude({"b": tree([[1, 2]])["a"]}, mask_of([[T, T]]), 0.5)
