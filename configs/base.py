@@ -1,0 +1,61 @@
+"""Every setting, its meaning, unit and allowed values. Experiment files change what differs.
+
+Not an experiment of its own; `python launch.py --config configs/digits_sms.py` runs one.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """Returns all settings with their defaults; `None` means "not given"."""
+    config = ConfigDict()
+
+    # What to run.
+    config.strategy = "SMS"  # 'SMS': the whole plan; 'Dense', 'IMP', 'Ensemble': that stage alone
+    config.run_id = 1  # which run; decides every random number; integer >= 0
+    config.phase = 1  # which phase 'IMP' and 'Ensemble' run alone; 1 .. n_phases
+
+    # Data and model.
+    config.dataset = "digits"  # 'digits', 'npz:PATH', 'tfds:NAME', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100'
+    config.data_dir = placeholder(str)  # where TFDS keeps its data sets; None: TFDS's own default
+    config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
+    config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
+
+    # Dense training.
+    config.n_epochs = 10  # epochs; integer >= 1
+    config.batch_size = 64  # images per step; the last batch of an epoch may be smaller
+    config.optimizer = "SGD"  # 'SGD' only
+    config.learning_rate = "(Linear, 0.1)"  # a schedule over all steps, one of:
+    #   (Constant, lr)   (Linear, lr[, final])   (Cosine, lr)   (ExponentialLR, lr, gamma per step)
+    #   (StepLR, lr, epochs, gamma)   (MultiStepLR, lr, [e1|e2|...], gamma)
+    config.n_epochs_warmup = placeholder(int)  # epochs of linear warm-up; None: none
+    config.momentum = 0.9  # in [0, 1)
+    config.weight_decay = 1e-4  # coupled (L2), on every parameter; >= 0; Nesterov exactly when it is positive
+
+    # Pruning.
+    config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1)
+    config.n_phases = 2  # prune-retrain-soup cycles that reach it; integer >= 1
+    config.pruning_selector = "global"  # 'global': smallest magnitudes of all; 'uniform': of each layer; 'random'
+
+    # Retraining.
+    config.n_epochs_per_phase = 5  # epochs; integer >= 0
+    config.retrain_schedule = "LLR"  # 'FT', 'LRW', 'SLR', 'CLR', 'LLR', 'ALLR'
+
+    # The members: m copies that differ in one hyperparameter.
+    config.ensemble_by = "pruned_seed"  # 'pruned_seed': seed added to the run's; 'weight_decay';
+    #   'retrain_length': epochs; 'retrain_schedule': peak learning rate of an LLR schedule
+    config.n_splits_total = placeholder(int)  # m; enough for 'pruned_seed', whose values are then 0 .. m-1
+    config.split_vals = placeholder(tuple)  # all values, e.g. (0, 1, 2); m is their number
+    config.split_val = placeholder(float)  # 'IMP' alone: retrain the member with this value only
+
+    # The soup.
+    config.ensemble_method = "UniformEnsembling"  # or 'GreedySoup'; None: no soup, plain IMP phase after phase
+    config.greedy_metric = "accuracy"  # what a greedy soup must not lose on validation data; or 'macro_accuracy'
+    config.bn_recalibration = "moving"  # 'moving': as the reference; 'exact': mean over the batches; None: leave as is
+    config.bn_recalibration_frac = 1.0  # share of the training batches it uses; in [0, 1]
+
+    # How it runs; does not change what is computed beyond rounding.
+    config.execution = "auto"  # 'auto', or how a stack executes: 'map', 'vmap', 'unroll', 'loop'
+
+    return config.lock()

@@ -1,0 +1,168 @@
+"""Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ssoup_jax import models, soups, splits
+from ssoup_jax.data import sources
+from ssoup_jax.errors import SettingsError, unknown
+from ssoup_jax.pruning import selectors
+from ssoup_jax.schedules import grammar, retrain
+from ssoup_jax.training import members, recalibrate
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
+    "optimizer": ("SGD",),
+    "pruning_selector": tuple(selectors.SELECTORS),
+    "retrain_schedule": retrain.NAMES,
+    "ensemble_by": splits.ENSEMBLE_BY,
+    "ensemble_method": (*soups.METHODS, None),
+    "greedy_metric": ("accuracy", "macro_accuracy"),
+    "bn_recalibration": (*recalibrate.METHODS, None),
+    "execution": members.EXECUTIONS,
+}
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """All settings of an experiment; `configs/base.py` says what each means and holds the defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    strategy: str
+    run_id: Annotated[int, Field(ge=0, lt=2**31)]
+    phase: Count
+    dataset: str
+    data_dir: str | None
+    arch: str
+    use_amp: bool
+    n_epochs: Count
+    batch_size: Count
+    optimizer: str
+    learning_rate: str
+    n_epochs_warmup: CountOrZero | None
+    momentum: Annotated[Number, Field(ge=0, lt=1)]
+    weight_decay: Annotated[Number, Field(ge=0)]
+    goal_sparsity: Annotated[Number, Field(gt=0, lt=1)]
+    n_phases: Count
+    pruning_selector: str
+    n_epochs_per_phase: CountOrZero
+    retrain_schedule: str
+    ensemble_by: str
+    n_splits_total: Count | None
+    split_vals: tuple[Any, ...] | None
+    split_val: int | float | None
+    ensemble_method: str | None
+    greedy_metric: str
+    bn_recalibration: str | None
+    bn_recalibration_frac: Annotated[Number, Field(ge=0, le=1)] | None
+    execution: str
+
+    @field_validator(*_CHOICES, mode="before")
+    @classmethod
+    def _known(cls, value: Any, info) -> Any:
+        if value not in _CHOICES[info.field_name]:
+            raise unknown(info.field_name, value, map(str, _CHOICES[info.field_name]))
+        return value
+
+    @field_validator("arch")
+    @classmethod
+    def _known_arch(cls, value: str) -> str:
+        models.check_arch(value)
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, value: str) -> str:
+        sources.check_name(value)
+        return value
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _canonical_schedule(cls, value: str) -> str:
+        return grammar.write(grammar.parse(value))
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.phase > self.n_phases:
+            raise SettingsError(f"phase: found {self.phase}; n_phases={self.n_phases} allows 1 to {self.n_phases}")
+        if self.n_epochs_warmup is not None and self.n_epochs_warmup >= self.n_epochs:
+            raise SettingsError(
+                f"n_epochs_warmup: found {self.n_epochs_warmup}; n_epochs={self.n_epochs} is not longer"
+            )
+        values = self.all_splits
+        if self.split_val is not None:
+            if self.strategy != "IMP":
+                raise SettingsError(f"split_val: found {self.split_val}; only strategy='IMP' retrains a single member")
+            if self.selected_splits[0] not in values:
+                raise SettingsError(f"split_val: found {self.split_val}; the members' split_vals are {values}")
+        self._check_history()
+        return self
+
+    def _check_history(self) -> None:
+        if self.retrain_schedule != "LRW" or self.ensemble_by == "retrain_schedule":
+            return
+        longest = max(self.all_splits) if self.ensemble_by == "retrain_length" else self.n_epochs_per_phase
+        if longest > self.n_epochs:
+            setting = "split_vals" if self.ensemble_by == "retrain_length" else "n_epochs_per_phase"
+            raise SettingsError(
+                f"{setting}: found {longest}; retrain_schedule='LRW' repeats the end of the dense history, "
+                f"and n_epochs={self.n_epochs} is all there is"
+            )
+
+    @property
+    def all_splits(self) -> tuple[int | float, ...]:
+        """The values of all members of a stage, complete and typed."""
+        own = {
+            "pruned_seed": 0,
+            "weight_decay": self.weight_decay,
+            "retrain_length": max(1, self.n_epochs_per_phase),
+            "retrain_schedule": None,
+        }
+        default = own[self.ensemble_by] if self.split_val is None else self.split_val
+        return splits.complete(self.ensemble_by, self.split_vals, self.n_splits_total, default)
+
+    @property
+    def selected_splits(self) -> tuple[int | float, ...]:
+        """The values of the members that this launch retrains: all, or the one of `split_val`."""
+        if self.split_val is None:
+            return self.all_splits
+        return (splits.check("split_val", self.split_val, self.ensemble_by),)
+
+    def record(self) -> dict[str, Any]:
+        """Returns the settings as plain values for JSON, with the members' values complete."""
+        return self.model_dump() | {"split_vals": list(self.all_splits), "n_splits_total": len(self.all_splits)}
+
+
+def make_settings(config: Mapping[str, Any]) -> Settings:
+    """Validates a configuration.
+
+    Args:
+        config: every setting of `configs/base.py` by name.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: one line with the first mistake: the setting, what was found and what is allowed.
+    """
+    values = dict(config)
+    for name in values:
+        if name not in Settings.model_fields:
+            raise unknown("setting", name, Settings.model_fields)
+    if isinstance(values.get("split_vals"), list):
+        values["split_vals"] = tuple(values["split_vals"])
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise SettingsError(f"{setting}: missing; start from configs/base.py, which has every setting") from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise SettingsError(f"{setting}: found {first['input']!r}; {message}") from None

@@ -1,0 +1,100 @@
+"""The experiment's summary, put together from the records of its finished stages."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ssoup_jax.config import Settings
+from ssoup_jax.experiment.plan import Plan, Stage
+from ssoup_jax.experiment.store import Store
+from ssoup_jax.report import plot, summary
+from ssoup_jax.report.console import Console
+from ssoup_jax.report.sinks import to_json, write_json
+
+
+def report(settings: Settings, plan: Plan, store: Store, console: Console) -> dict[str, Any]:
+    """Writes `summary.json` and `summary.png`, prints the table, and warns of soups that went wrong.
+
+    Every experiment keeps its own under `<workdir>/experiments`; those of the last start lie in the workdir itself.
+
+    Args:
+        settings: the experiment's.
+        plan: all its stages; those that are not finished are left out.
+        store: where the records are.
+        console: where the table goes.
+
+    Returns:
+        The summary.
+    """
+    found = summarise(settings, plan, store)
+    folder = store.workdir / "experiments" / _digest(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", found)
+    plot.plot(found, folder / "summary.png")
+    for name in ("summary.json", "summary.png"):
+        _replace(folder / name, store.workdir / name)
+    console.table(summary.table(found))
+    for warning in summary.flag_bad_soups(found):
+        console.line(f"warning: {warning}")
+    console.line(f"summary: {store.workdir / 'summary.json'}, {store.workdir / 'summary.png'}")
+    return found
+
+
+def summarise(settings: Settings, plan: Plan, store: Store) -> dict[str, Any]:
+    """Returns the summary of all finished stages of a plan; accuracies are fractions, numbers finite or None."""
+    phases = []
+    for index, members in enumerate(plan.candidates):
+        candidates = [_model(store.record(stage)) for stage in members if store.has(stage)]
+        if candidates:
+            phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store))
+    return to_json(
+        {
+            "settings": settings.record(),
+            "dense": _model(store.record(plan.dense)) if store.has(plan.dense) else None,
+            "phases": phases,
+        }
+    )
+
+
+def one_line(record: dict[str, Any]) -> str:
+    """Says in one line what a finished stage achieved."""
+    scores = record["metrics"]
+    parts = [f"{split} accuracy {scores[split]['accuracy']:.2%}" for split in ("test", "val", "ood") if split in scores]
+    return ", ".join([*parts, f"sparsity {record['sparsity']['prunable']:.2%}"])
+
+
+def _phase(phase: int, candidates: list[dict], soups: tuple[Stage, ...], store: Store) -> dict[str, Any]:
+    mean, best = summary.mean_and_max(candidates)
+    found = {
+        "phase": phase,
+        "sparsity": {kind: candidates[0]["sparsity"][kind] for kind in ("prunable", "global")},
+        "candidates": candidates,
+        "candidates_mean": mean,
+        "candidates_max": best,
+        "soup": None,
+        "prediction_ensemble": None,
+        "distances": None,
+    }
+    for stage in soups:
+        if store.has(stage):
+            record = store.record(stage)
+            found |= {"soup": _model(record), **record["candidates"], "selected": record["selected"]}
+    return found
+
+
+def _model(record: dict[str, Any]) -> dict[str, Any]:
+    """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
+    rest = {name: value for name, value in record.items() if name not in ("metrics", "candidates", "selected", "stage")}
+    return record["metrics"] | rest
+
+
+def _digest(plan: Plan) -> str:
+    stages = [plan.dense, *(stage for members in plan.candidates for stage in members), *plan.soups]
+    return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]
+
+
+def _replace(source: Path, target: Path) -> None:
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, beside)
+    beside.replace(target)

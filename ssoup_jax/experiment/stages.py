@@ -1,0 +1,364 @@
+"""The three stages, each (inputs) -> artifact: dense, imp, ensemble."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssoup_jax import metrics, models, trees
+from ssoup_jax.config import Settings
+from ssoup_jax.data.batches import Examples, n_batches
+from ssoup_jax.errors import RunError
+from ssoup_jax.experiment.plan import Retraining, retraining
+from ssoup_jax.experiment.store import Artifact
+from ssoup_jax.keys import derive
+from ssoup_jax.pruning import selectors
+from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.pruning.transform import apply_mask
+from ssoup_jax.report.console import Console
+from ssoup_jax.report.epochs import EpochLog
+from ssoup_jax.schedules import pretrain, retrain
+from ssoup_jax.soups import greedy, uniform
+from ssoup_jax.training import loop, optimizer
+from ssoup_jax.training.evaluate import logits
+from ssoup_jax.training.recalibrate import recalibrate
+from ssoup_jax.training.state import TrainState, Variables
+from ssoup_jax.training.step import Problem
+from ssoup_jax.trees import PyTree
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage of an experiment works with.
+
+    Attributes:
+        settings: the experiment's.
+        problem: architecture and transform.
+        examples: all images and labels, on the device.
+        positions: each split's positions in the examples, int32 `[n]`.
+        labels: each split's labels, int32 `[n]`, on the host.
+        image_shape: (H, W, C).
+        execution: how stacks run, see `training.members.run`.
+        console: where progress is shown.
+    """
+
+    settings: Settings
+    problem: Problem
+    examples: Examples
+    positions: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    image_shape: tuple[int, int, int]
+    execution: str
+    console: Console
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch, the partial last batch included."""
+        return n_batches(len(self.positions["train"]), self.settings.batch_size)
+
+    def key(self, *path: str | int) -> jax.Array:
+        """Derives a key of this run."""
+        return derive(jax.random.key(self.settings.run_id), *path)
+
+    def initial_variables(self) -> Variables:
+        """Draws the run's initial weights."""
+        init = jax.jit(lambda key: Variables(*models.init(self.problem.model, key, self.image_shape)))
+        return init(self.key("Dense", "init"))
+
+    def dense_history(self) -> retrain.DenseHistory:
+        """Returns the learning rates of the dense training."""
+        settings = self.settings
+        rates = pretrain.learning_rates(
+            settings.learning_rate, settings.n_epochs, self.steps_per_epoch, settings.n_epochs_warmup
+        )
+        return retrain.DenseHistory(rates, (settings.n_epochs_warmup or 0) * self.steps_per_epoch)
+
+
+def dense(context: Context, folder: Path) -> Artifact:
+    """Trains the dense model from scratch.
+
+    Args:
+        context: the experiment's.
+        folder: where `metrics.jsonl` goes.
+
+    Returns:
+        The artifact; its mask is True everywhere.
+    """
+    settings = context.settings
+    variables = jax.device_get(context.initial_variables())
+    mask = full_mask(variables.params)
+    recipe = loop.Recipe(
+        learning_rates=[context.dense_history().rates],
+        weight_decays=[settings.weight_decay],
+        keys=context.key("Dense", "train")[None],
+        momentum=settings.momentum,
+        batch_size=settings.batch_size,
+        names=["Dense"],
+    )
+    stack, training = _train(context, "Dense", trees.stack([variables]), mask, recipe, [folder])
+    (record,) = _records(context, stack)
+    return Artifact(trees.member(stack, 0), mask, {"stage": "Dense", **record, "training": training[0]})
+
+
+def imp(
+    context: Context, phase: int, parent: Artifact, split_vals: tuple[int | float, ...], folders: list[Path]
+) -> list[Artifact]:
+    """Prunes one model and retrains a copy of it for each split value, all as one stack.
+
+    Args:
+        context: the experiment's.
+        phase: 1-based.
+        parent: the model this phase starts from.
+        split_vals: one per member.
+        folders: where each member's `metrics.jsonl` goes.
+
+    Returns:
+        The candidates: retrained and recalibrated, all with one mask.
+    """
+    settings = context.settings
+    amount = selectors.phase_amount(settings.goal_sparsity, settings.n_phases)
+    mask = selectors.select(
+        settings.pruning_selector, parent.variables.params, parent.mask, amount, context.key("IMP", phase, "prune")
+    )
+    pruned = parent.variables.replace(params=apply_mask(parent.variables.params, mask))
+    after_pruning = _pruning_record(context, parent, pruned)
+    members = [retraining(settings, value) for value in split_vals]
+    recipe = loop.Recipe(
+        learning_rates=[_retraining_rates(context, member, amount, after_pruning) for member in members],
+        weight_decays=[member.weight_decay for member in members],
+        keys=jax.numpy.stack([context.key("IMP", phase, "train", member.seed) for member in members]),
+        momentum=settings.momentum,
+        batch_size=settings.batch_size,
+        names=[f"IMP phase {phase}, member {value}" for value in split_vals],
+    )
+    title = f"IMP phase {phase} ({len(members)} member{'s' * (len(members) > 1)})"
+    stack, training = _train(context, title, trees.stack([pruned] * len(members)), mask, recipe, folders)
+    _check_pruned(stack.params, mask, title)
+    stack = _recalibrate(context, stack, [context.key("IMP", phase, "recalibrate", member.seed) for member in members])
+    records = _records(context, stack)
+    return [
+        Artifact(
+            trees.member(stack, i),
+            mask,
+            {"stage": "IMP", "phase": phase, "split_val": split_vals[i]}
+            | {**records[i], "pruned": after_pruning, "training": training[i]}
+            | {"distance_to_pruned": _distance_to_pruned(context, trees.member(stack.params, i))},
+        )
+        for i in range(len(members))
+    ]
+
+
+def ensemble(context: Context, phase: int, candidates: list[Artifact]) -> Artifact:
+    """Makes the soup of a phase's candidates.
+
+    Args:
+        context: the experiment's.
+        phase: 1-based.
+        candidates: in the order of the members.
+
+    Returns:
+        The soup, recalibrated, with the candidates' mask.
+    """
+    settings = context.settings
+    title = f"Ensemble phase {phase}"
+    mask = uniform.common_mask([candidate.mask for candidate in candidates])
+    stack = trees.stack([candidate.variables for candidate in candidates])
+    split_vals = [candidate.record["split_val"] for candidate in candidates]
+    key = context.key("Ensemble", phase, "recalibrate")
+
+    def soup_of(indices: tuple[int, ...] | list[int]) -> Variables:
+        chosen = trees.member(stack, np.array(indices))
+        return _recalibrate(context, trees.stack([uniform.average(chosen)]), [key])
+
+    if settings.ensemble_method == "GreedySoup":
+        metric = settings.greedy_metric
+        scores = [candidate.record["metrics"]["val"][metric] for candidate in candidates]
+        ingredients, trials = greedy.select(
+            scores, lambda indices: _evaluate(context, soup_of(indices), ("val",))[0]["val"][metric]
+        )
+        selection = _greedy_record(context, title, metric, split_vals, scores, ingredients, trials)
+    else:
+        ingredients, selection = list(range(len(candidates))), None
+    soup = soup_of(ingredients)
+    _check_pruned(soup.params, mask, title)
+    (record,) = _records(context, soup)
+    ingredient_stack = trees.member(stack, np.array(ingredients))
+    return Artifact(
+        trees.member(soup, 0),
+        mask,
+        {"stage": "Ensemble", "phase": phase, "ingredients": [split_vals[i] for i in ingredients]}
+        | {**record, "distance_to_pruned": _distance_to_pruned(context, trees.member(soup.params, 0))}
+        | {"greedy": selection}
+        | {
+            name: {
+                "distances": metrics.soup_distances(group.params),
+                "prediction_ensemble": _prediction_ensemble(context, group),
+            }
+            for name, group in (("candidates", stack), ("selected", ingredient_stack))
+        },
+    )
+
+
+def _train(
+    context: Context,
+    title: str,
+    variables: Variables,
+    mask: PyTree,
+    recipe: loop.Recipe,
+    folders: list[Path],
+) -> tuple[Variables, list[dict[str, Any]]]:
+    """Trains a stack with progress on the console and each member's figures in its own `metrics.jsonl`.
+
+    Everything between the compiled programs lives on the host, where slicing a stack compiles nothing.
+    """
+    state = TrainState(variables, optimizer.init(variables.params))
+    started = time.perf_counter()
+    total = int(recipe.n_steps.max())
+    with EpochLog([folder / "metrics.jsonl" for folder in folders]) as log:
+        if total:
+            with context.console.stage(title, total) as update:
+
+                def on_chunk(progress: loop.Progress) -> None:
+                    update(
+                        progress.step,
+                        {"loss": float(progress.losses.mean()), "images/s": progress.images_per_second},
+                    )
+                    log.add(progress)
+
+                positions = context.positions["train"]
+                state, _ = loop.train(
+                    context.problem, context.examples, state, mask, recipe, positions, context.execution, on_chunk
+                )
+        seconds = time.perf_counter() - started
+        return jax.device_get(state.variables), [
+            log.final(i) | {"n_steps": int(n_steps), "seconds": seconds} for i, n_steps in enumerate(recipe.n_steps)
+        ]
+
+
+def _retraining_rates(context: Context, member: Retraining, amount: float, pruned: dict[str, Any]) -> np.ndarray:
+    n_steps = member.n_epochs * context.steps_per_epoch
+    if member.peak is not None:
+        return retrain.learning_rates_to_peak(member.peak, n_steps)
+    return retrain.learning_rates(
+        member.schedule,
+        context.dense_history(),
+        n_steps,
+        relative_norm_drop=pruned["relative_norm_drop"],
+        fraction_pruned=amount,
+    )
+
+
+def _recalibrate(context: Context, stack: Variables, keys: list[jax.Array]) -> Variables:
+    settings = context.settings
+    stack = recalibrate(
+        context.problem,
+        context.examples,
+        stack,
+        context.positions["train"],
+        batch_size=settings.batch_size,
+        fraction=settings.bn_recalibration_frac,
+        method=settings.bn_recalibration,
+        keys=jax.numpy.stack(keys),
+        execution=context.execution,
+    )
+    return jax.device_get(stack)
+
+
+def _logits(context: Context, stack: Variables, split: str) -> np.ndarray:
+    return logits(context.problem, context.examples, stack, context.positions[split], context.execution)
+
+
+def _evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> list[dict[str, dict[str, float]]]:
+    """Returns each member's metrics on the given splits, of those that the data set has."""
+    splits = [split for split in splits if split in context.positions]
+    found = {split: _logits(context, stack, split) for split in splits}
+    return [
+        {split: metrics.prediction_metrics(found[split][i], context.labels[split]) for split in splits}
+        for i in range(trees.stack_size(stack))
+    ]
+
+
+def _records(context: Context, stack: Variables) -> list[dict[str, Any]]:
+    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size."""
+    scores = _evaluate(context, stack, ("train", "val", "test", "ood"))
+    records = []
+    for own, params in zip(scores, trees.unstack(stack.params), strict=True):
+        records.append(
+            {
+                "metrics": own,
+                "sparsity": metrics.sparsity(params),
+                "flops": metrics.flops(context.problem.model, params, context.image_shape),
+                "distance_to_origin": metrics.distance_to_origin(params),
+            }
+        )
+    return records
+
+
+def _pruning_record(context: Context, parent: Artifact, pruned: Variables) -> dict[str, Any]:
+    """What pruning alone did to the model, before any retraining."""
+    (scores,) = _evaluate(context, trees.stack([pruned]), ("val", "test"))
+    before, after = parent.record["metrics"]["test"]["accuracy"], scores["test"]["accuracy"]
+    drop = metrics.norm_drop(parent.variables.params, pruned.params)
+    return {
+        "metrics": scores,
+        "norm_drop": drop.absolute,
+        "relative_norm_drop": drop.relative,
+        "instability": metrics.pruning_instability(before, after),
+    }
+
+
+def _distance_to_pruned(context: Context, params: PyTree) -> dict[str, float]:
+    return metrics.distance_to_pruned(params, context.settings.goal_sparsity)._asdict()
+
+
+def _prediction_ensemble(context: Context, stack: Variables) -> dict[str, dict[str, float]]:
+    return {
+        split: metrics.ensemble_metrics(_logits(context, stack, split), context.labels[split])
+        for split in ("val", "test", "ood")
+        if split in context.positions
+    }
+
+
+def _check_pruned(stacked_params: PyTree, mask: PyTree, title: str) -> None:
+    """Guards the promise that pruned weights are exactly zero in every member."""
+    for (path, leaf), kept in zip(
+        jax.tree_util.tree_leaves_with_path(stacked_params), jax.tree.leaves(mask), strict=True
+    ):
+        if np.any(np.asarray(leaf)[:, ~np.asarray(kept)]):
+            raise RunError(f"{title}: a pruned weight of {trees.path_name(path)} is not zero")
+
+
+def _greedy_record(
+    context: Context,
+    title: str,
+    metric: str,
+    split_vals: list[int | float],
+    scores: list[float],
+    ingredients: list[int],
+    trials: list[greedy.Trial],
+) -> dict[str, Any]:
+    """Reports every accept and reject, on the console and for the artifact's record."""
+    best = scores[ingredients[0]]
+    context.console.line(f"{title}: starts from member {split_vals[ingredients[0]]}, val {metric} {best:.2%}")
+    for trial in trials:
+        verdict = "accepted" if trial.accepted else f"rejected, below {best:.2%}"
+        context.console.line(
+            f"{title}: with member {split_vals[trial.candidate]}, val {metric} {trial.score:.2%}: {verdict}"
+        )
+        best = trial.score if trial.accepted else best
+    return {
+        "metric": metric,
+        "scores": dict(zip(map(str, split_vals), scores, strict=True)),
+        "trials": [
+            {
+                "split_val": split_vals[trial.candidate],
+                "soup": [split_vals[i] for i in trial.members],
+                metric: trial.score,
+                "accepted": trial.accepted,
+            }
+            for trial in trials
+        ],
+    }

@@ -1,0 +1,201 @@
+"""The console: lines, tables and the live progress of a stage, on a terminal or in a log file."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import IO
+
+import jax
+import numpy as np
+import rich.console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+
+Update = Callable[..., None]
+
+_NO_FIGURES: Mapping[str, object] = MappingProxyType({})
+_FILE_WIDTH = 240
+_BAR_INTERVAL = 0.25
+
+
+def duration(seconds: float) -> str:
+    """Spells a time span for people: `'0.4 s'`, `'12 s'`, `'2 min 05 s'`, `'3 h 20 min'`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_rest = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_rest:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def format_figures(figures: Mapping[str, object]) -> str:
+    """Spells named figures as one text: `'loss 0.031, 5200 images/s'`.
+
+    Args:
+        figures: numbers, texts, or arrays of numbers such as `[m]` losses; NumPy and JAX values are
+            welcome. A name with a slash is a rate and follows its value as a unit. None is left out.
+
+    Returns:
+        The text; empty without figures.
+    """
+    texts = {name: _value(value) for name, value in figures.items() if value is not None}
+    return ", ".join(f"{text} {name}" if "/" in name else f"{name} {text}" for name, text in texts.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    # device_get, because implicit transfers are an error under a transfer guard.
+    array = np.asarray(jax.device_get(value))
+    return " ".join(_number(number) for number in array.ravel().tolist())
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+class Console:
+    """Prints lines, tables and the progress of stages.
+
+    On a terminal a stage is a live bar; elsewhere it is a plain line every few seconds.
+
+    Args:
+        stream: where to print; standard output when None.
+        terminal: whether the stream is an interactive terminal; asked of the stream when None.
+        interval: least time between two progress lines of a stage without a terminal, in seconds.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        stream: IO[str] | None = None,
+        *,
+        terminal: bool | None = None,
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        stream = sys.stdout if stream is None else stream
+        terminal = stream.isatty() if terminal is None else terminal
+        self._rich = rich.console.Console(
+            file=stream, force_terminal=terminal, width=None if terminal else _FILE_WIDTH, markup=False, emoji=False
+        )
+        self._live = self._rich.is_interactive
+        self._interval = _BAR_INTERVAL if self._live else interval
+        self._clock = clock
+        self._bars: Progress | None = None
+
+    def line(self, text: str) -> None:
+        """Prints one line; above the bar while a stage is live."""
+        self._rich.print(text, highlight=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Prints a table; without a terminal at its natural width, so that no column is cropped."""
+        self._rich.print(table)
+
+    @contextmanager
+    def stage(self, title: str, n_steps: int, first_step: int = 0) -> Iterator[Update]:
+        """Shows the progress of a stage and ends it with one line that tells its time and last figures.
+
+        An exception passes through after the bar is gone and one line has said where the stage stopped.
+
+        Args:
+            title: what is going on, such as `'IMP phase 1 (3 members)'`.
+            n_steps: steps of the whole stage.
+            first_step: steps that an earlier, interrupted process has done already.
+
+        Yields:
+            `update(step, figures)`: `step` counts the finished steps, `figures` is what `format_figures`
+            takes. Cheap to call at every step: values on a device are fetched only when they are shown.
+        """
+        started = self._clock()
+        latest, latest_figures, next_show = first_step, _NO_FIGURES, started
+
+        with self._bar(title, n_steps, first_step) if self._live else self._lines(title, n_steps, started) as show:
+
+            def update(step: int, figures: Mapping[str, object] = _NO_FIGURES) -> None:
+                nonlocal latest, latest_figures, next_show
+                latest, latest_figures = step, figures
+                now = self._clock()
+                if now >= next_show or step >= n_steps:
+                    next_show = now + self._interval
+                    show(step, format_figures(figures))
+
+            try:
+                yield update
+            except BaseException:
+                # Without figures: fetching them from a device that has failed would hide the first error.
+                ending = f"stopped at step {latest}/{n_steps} after {duration(self._clock() - started)}"
+                raise
+            else:
+                steps = f"{n_steps} steps" if latest >= n_steps else f"{latest} of {n_steps} steps"
+                ending = _join(f"{steps} in {duration(self._clock() - started)}", format_figures(latest_figures))
+            finally:
+                self.line(f"{title}: {ending}")
+
+    @contextmanager
+    def _lines(self, title: str, n_steps: int, started: float) -> Iterator[Callable[[int, str], None]]:
+        def show(step: int, figures: str) -> None:
+            self.line(f"{title}: {_join(f'step {step}/{n_steps}', figures, duration(self._clock() - started))}")
+
+        yield show
+
+    @contextmanager
+    def _bar(self, title: str, n_steps: int, first_step: int) -> Iterator[Callable[[int, str], None]]:
+        # Stages may nest, a terminal holds one live display: the outermost stage owns it.
+        owner = self._bars is None
+        if owner:
+            self._bars = _progress(self._rich)
+            self._bars.start()
+        bars = self._bars
+        task = bars.add_task(title, total=n_steps, completed=first_step, figures="")
+        try:
+            yield lambda step, figures: bars.update(task, completed=step, figures=figures)
+        finally:
+            bars.remove_task(task)
+            if owner:
+                bars.stop()
+                self._bars = None
+
+
+class _Figures(ProgressColumn):
+    """The figures of a stage; the one column that gives way when the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+def _progress(console: rich.console.Console) -> Progress:
+    def rigid() -> Column:
+        return Column(no_wrap=True)
+
+    return Progress(
+        TextColumn("{task.description}", markup=False, table_column=rigid()),
+        BarColumn(bar_width=max(8, min(40, console.width // 8)), table_column=rigid()),
+        MofNCompleteColumn(table_column=rigid()),
+        TimeElapsedColumn(table_column=rigid()),
+        TextColumn("eta", table_column=rigid()),
+        TimeRemainingColumn(table_column=rigid()),
+        _Figures(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )
+
+
+def _join(*texts: str) -> str:
+    return ", ".join(text for text in texts if text)

@@ -1,0 +1,207 @@
+"""The summary of a run: the figures of its phases, what the soups gained, and which soups went wrong."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+SPLITS = ("train", "val", "test", "ood")
+BAD_SOUP_POINTS = 5.0
+
+_FIGURE_COLUMNS = (
+    "sparsity\n%",
+    "dense",
+    "candi-\ndates",
+    "mean\ncand.",
+    "best\ncand.",
+    "soup",
+    "soup -\nmean",
+    "soup -\nbest",
+    "predict.\nensemble",
+    "ingre-\ndients",
+    "speed-up",
+)
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """The test figures of one phase; accuracies and sparsity are fractions, None where absent."""
+
+    phase: int
+    sparsity: float | None
+    candidates: tuple[float | None, ...]
+    mean: float | None
+    best: float | None
+    soup: float | None
+    ensemble: float | None
+    n_ingredients: int | None
+    speedup: float | None
+
+
+def phase_results(summary: Summary) -> list[PhaseResult]:
+    """Reads the test figures of every phase out of a summary, in its order."""
+    return [_phase_result(phase) for phase in summary.get("phases") or []]
+
+
+def _phase_result(phase: Mapping[str, Any]) -> PhaseResult:
+    candidates = phase.get("candidates") or []
+    mean, best = mean_and_max(candidates)
+    soup = phase.get("soup")
+    ingredients = dig(soup, "ingredients")
+    speedups = [dig(model, "flops", "speedup") for model in (soup, *candidates)]
+    return PhaseResult(
+        phase=phase["phase"],
+        sparsity=dig(phase, "sparsity", "prunable"),
+        candidates=tuple(dig(candidate, "test", "accuracy") for candidate in candidates),
+        mean=dig(phase.get("candidates_mean") or mean, "test", "accuracy"),
+        best=dig(phase.get("candidates_max") or best, "test", "accuracy"),
+        soup=dig(soup, "test", "accuracy"),
+        ensemble=dig(phase, "prediction_ensemble", "test", "accuracy"),
+        n_ingredients=None if ingredients is None else len(ingredients),
+        speedup=next((speedup for speedup in speedups if speedup is not None), None),
+    )
+
+
+def dig(node: object, *keys: str) -> Any:
+    """Follows keys into nested mappings; None as soon as one is missing."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def mean_and_max(candidates: Sequence[Mapping[str, Any]]) -> tuple[dict, dict]:
+    """Averages and maximises the metrics of a phase's candidates.
+
+    Args:
+        candidates: mappings with a mapping of metrics under some of `SPLITS`; a metric that is None or
+            not finite is left out of both figures.
+
+    Returns:
+        mean and maximum as `{split: {metric: value}}`, over every split and metric that any candidate
+        has; None where no candidate has a value. The maximum of a loss is the worst one.
+    """
+    mean: Callable[[list], float] = lambda values: math.fsum(values) / len(values)  # noqa: E731
+    return _over(candidates, mean), _over(candidates, max)
+
+
+def _over(candidates: Sequence[Mapping[str, Any]], reduce: Callable[[list], float]) -> dict:
+    result = {}
+    for split in SPLITS:
+        reports = [candidate[split] for candidate in candidates if candidate.get(split) is not None]
+        names = list(dict.fromkeys(name for report in reports for name in report))
+        if reports:
+            result[split] = {name: _reduce((report.get(name) for report in reports), reduce) for name in names}
+    return result
+
+
+def _reduce(values: Iterable[float | None], reduce: Callable[[list], float]) -> float | None:
+    values = [value for value in values if value is not None and math.isfinite(value)]
+    return reduce(values) if values else None
+
+
+def title(summary: Summary) -> str:
+    """Names the experiment in one line: `'cifar10, ResNet18, m = 3 by pruned_seed'`; empty without settings."""
+    settings = summary.get("settings") or {}
+    m, by = settings.get("n_splits_total"), settings.get("ensemble_by")
+    members = None if m is None else f"m = {m}" + (f" by {by}" if by and m > 1 else "")
+    return ", ".join(str(part) for part in (settings.get("dataset"), settings.get("arch"), members) if part)
+
+
+def table(summary: Summary) -> Table:
+    """Shows at a glance what the soups gained: a row for the dense model, then a row per phase.
+
+    Args:
+        summary: a run's summary.
+
+    Returns:
+        The table. Accuracies are test accuracies in per cent, gains are percentage points of the soup over
+        its candidates, `-` stands for what the summary does not have.
+    """
+    result = Table(
+        title=f"{title(summary)}: test accuracy in %".removeprefix(": "),
+        title_justify="left",
+        caption="soup - mean, soup - best: what the soup gained over its candidates, in percentage points",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    result.add_column("phase")
+    for name in _FIGURE_COLUMNS:
+        result.add_column(name, justify="right")
+
+    absent = ["-"] * (len(_FIGURE_COLUMNS) - 2)
+    result.add_row("dense", "0.00", _percent(dig(summary, "dense", "test", "accuracy")), *absent)
+    for phase in phase_results(summary):
+        result.add_row(
+            str(phase.phase),
+            _percent(phase.sparsity),
+            "-",
+            str(len(phase.candidates)) if phase.candidates else "-",
+            _percent(phase.mean),
+            _percent(phase.best),
+            _percent(phase.soup),
+            _gain(phase.soup, phase.mean),
+            _gain(phase.soup, phase.best),
+            _percent(phase.ensemble),
+            _ingredients(phase),
+            "-" if phase.speedup is None else f"{phase.speedup:.2f}x",
+        )
+    return result
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _points(value: float, base: float) -> float:
+    """Percentage points between two fractions, free of the rounding of their subtraction."""
+    return round(100 * (value - base), 9)
+
+
+def _gain(value: float | None, base: float | None) -> str:
+    if value is None or base is None:
+        return "-"
+    # Adding 0.0 turns the negative zero that rounding leaves into a plain one.
+    return f"{round(_points(value, base), 2) + 0.0:+.2f}"
+
+
+def _ingredients(phase: PhaseResult) -> str:
+    if phase.n_ingredients is None:
+        return "-"
+    return f"{phase.n_ingredients} of {len(phase.candidates)}" if phase.candidates else str(phase.n_ingredients)
+
+
+def flag_bad_soups(summary: Summary) -> list[str]:
+    """Warns of soups that are far below the mean of their candidates in test accuracy.
+
+    Args:
+        summary: a run's summary.
+
+    Returns:
+        One line for every soup that is more than `BAD_SOUP_POINTS` percentage points below, with the
+        distances between its candidates as far as the summary has them.
+    """
+    warnings = []
+    for phase, result in zip(summary.get("phases") or [], phase_results(summary), strict=True):
+        if result.soup is None or result.mean is None:
+            continue
+        lost = _points(result.mean, result.soup)
+        if lost > BAD_SOUP_POINTS:
+            warnings.append(
+                f"phase {result.phase}: the soup's test accuracy of {_percent(result.soup)} % is {lost:.2f} percentage "
+                f"points below its candidates' mean of {_percent(result.mean)} %; {_distances(phase.get('distances'))}"
+            )
+    return warnings
+
+
+def _distances(distances: Mapping[str, float | None] | None) -> str:
+    known = {name: value for name, value in (distances or {}).items() if isinstance(value, int | float)}
+    if not known:
+        return "the distances between the candidates are not known"
+    return "distances between the candidates: " + ", ".join(f"{name} {value:.4g}" for name, value in known.items())

@@ -1,0 +1,3 @@
+"""Soups: averages of candidates."""
+
+METHODS = ("UniformEnsembling", "GreedySoup")

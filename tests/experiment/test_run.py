@@ -1,0 +1,273 @@
+"""Whole experiments on real data, in this process."""
+
+import errno
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssoup_jax import trees
+from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.experiment import run as run_module
+from ssoup_jax.experiment import stages
+from ssoup_jax.experiment.store import Store
+from ssoup_jax.pruning.prunable import prunable_leaves
+from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from tests.experiment import tiny
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished experiment: its workdir, its summary and what it printed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, *tiny.launch(workdir)
+
+
+def assert_equal(a, b):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=trees.path_name(path))
+
+
+def numbers(node):
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from numbers(value)
+    elif isinstance(node, float):
+        yield node
+
+
+def test_every_phase_has_exactly_the_planned_number_of_zeros(finished):
+    workdir, _, _ = finished
+    plan = tiny.plan()
+    kept = sum(leaf.size for leaf in prunable_leaves(tiny.artifact(workdir, plan.dense).mask).values())
+    for members, soup in zip(plan.candidates, plan.soups, strict=True):
+        kept -= prune_count(phase_amount(0.9, 2), kept)
+        for stage in (*members, soup):
+            artifact = tiny.artifact(workdir, stage)
+            masks = prunable_leaves(artifact.mask)
+            assert sum(int(mask.sum()) for mask in masks.values()) == kept
+            for name, weight in prunable_leaves(artifact.variables.params).items():
+                assert not np.any(weight[~masks[name]]), name
+
+
+def test_members_and_soup_share_one_mask_and_phases_only_ever_prune(finished):
+    workdir, _, _ = finished
+    plan = tiny.plan()
+    before = tiny.artifact(workdir, plan.dense).mask
+    for members, soup in zip(plan.candidates, plan.soups, strict=True):
+        mask = tiny.artifact(workdir, soup).mask
+        for stage in members:
+            assert_equal(tiny.artifact(workdir, stage).mask, mask)
+        revived = jax.tree.map(lambda old, new: bool(np.any(new & ~old)), before, mask)
+        assert not any(jax.tree.leaves(revived))
+        before = mask
+
+
+def test_soup_is_the_mean_of_its_members(finished):
+    workdir, _, _ = finished
+    plan = tiny.plan()
+    for members, soup in zip(plan.candidates, plan.soups, strict=True):
+        weights = [tiny.artifact(workdir, stage).variables.params for stage in members]
+        assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, weights[:2]), strict=True))
+        mean = jax.tree.map(lambda *leaves: np.mean(np.stack(leaves).astype(np.float64), axis=0), *weights)
+        # Half a unit in the last place of float32, twice: the sum's and the division's rounding.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2.5e-7, atol=1e-9),
+            tiny.artifact(workdir, soup).variables.params,
+            mean,
+        )
+
+
+def test_summary_has_the_promised_shape(finished):
+    workdir, summary, _ = finished
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert summary["settings"]["split_vals"] == [0, 1]
+    assert set(summary["dense"]["test"]) >= {"accuracy", "loss", "macro_accuracy", "worst_class_accuracy", "ece", "mce"}
+    assert [phase["phase"] for phase in summary["phases"]] == [1, 2]
+    for phase in summary["phases"]:
+        assert set(phase["sparsity"]) == {"prunable", "global"}
+        assert [candidate["split_val"] for candidate in phase["candidates"]] == [0, 1]
+        accuracies = [candidate["test"]["accuracy"] for candidate in phase["candidates"]]
+        assert phase["candidates_mean"]["test"]["accuracy"] == pytest.approx(np.mean(accuracies), rel=1e-12)
+        assert phase["candidates_max"]["test"]["accuracy"] == max(accuracies)
+        assert phase["soup"]["ingredients"] == [0, 1]
+        assert {"test", "val"} <= set(phase["soup"])
+        assert 0 <= phase["prediction_ensemble"]["test"]["accuracy"] <= 1
+        assert phase["distances"]["l2_mean"] > 0
+        assert phase["soup"]["flops"]["speedup"] > 1
+    assert summary["phases"][1]["sparsity"]["prunable"] == pytest.approx(0.9, abs=1e-5)
+    assert all(math.isfinite(number) for number in numbers(summary))
+
+
+def test_the_network_learned_and_the_plot_is_there(finished):
+    workdir, summary, printed = finished
+    # A tenth of the digits are guessed right by chance.
+    assert summary["dense"]["test"]["accuracy"] > 0.8
+    assert summary["phases"][1]["soup"]["test"]["accuracy"] > 0.8
+    with Image.open(workdir / "summary.png") as image:
+        assert min(image.size) > 400
+    assert "gain" in printed
+
+
+def test_metrics_are_logged_for_every_epoch(finished):
+    workdir, _, _ = finished
+    plan, store = tiny.plan(), Store(workdir)
+    for stage, n_epochs in ((plan.dense, 2), (plan.candidates[0][1], 1)):
+        lines = (store.path(stage) / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        assert [record["epoch"] for record in records] == list(range(1, n_epochs + 1))
+        assert records[-1]["step"] == n_epochs * 21  # 1 293 training images in batches of 64
+
+
+def test_second_start_skips_everything_and_says_so(finished, monkeypatch):
+    workdir, summary, _ = finished
+    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("a finished stage was redone"))
+    again, printed = tiny.launch(workdir)
+    assert again == summary
+    assert printed.count("finished earlier") == 7
+
+
+def test_members_spread_over_launches_give_the_same_soup(finished, tmp_path):
+    workdir, _, _ = finished
+    tiny.launch(tmp_path, strategy="Dense")
+    for phase in (1, 2):
+        for split_val in (1, 0):
+            tiny.launch(tmp_path, strategy="IMP", phase=phase, split_val=split_val)
+        summary, _ = tiny.launch(tmp_path, strategy="Ensemble", phase=phase)
+    assert len(summary["phases"]) == 2
+    soup = tiny.plan().soups[1]
+    # Under 'map' a member's arithmetic does not depend on the size of its stack.
+    assert_equal(tiny.artifact(tmp_path, soup).variables, tiny.artifact(workdir, soup).variables)
+
+
+@pytest.mark.parametrize("stage", ["imp", "ensemble"])
+def test_an_interrupted_experiment_goes_on_to_the_same_result(finished, tmp_path, monkeypatch, stage):
+    workdir, summary, _ = finished
+
+    def interrupt(context, phase, *rest):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, stage, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.launch(tmp_path)
+    resumed, printed = tiny.launch(tmp_path)
+    assert "Dense: finished earlier" in printed
+    soup = tiny.plan().soups[1]
+    assert_equal(tiny.artifact(tmp_path, soup).variables, tiny.artifact(workdir, soup).variables)
+    assert [phase["soup"]["test"] for phase in resumed["phases"]] == [
+        phase["soup"]["test"] for phase in summary["phases"]
+    ]
+
+
+def test_one_more_member_trains_only_that_member(finished, tmp_path):
+    workdir, _, _ = finished
+    before = {path.name for path in (workdir / "artifacts").iterdir()}
+    _, printed = tiny.launch(workdir, n_splits_total=3, n_phases=2)
+    assert "IMP phase 1 (1 member)" in printed
+    assert before < {path.name for path in (workdir / "artifacts").iterdir()}
+
+
+def test_plain_imp_goes_from_phase_to_phase_without_a_soup(tmp_path):
+    summary, _ = tiny.launch(tmp_path, ensemble_method=None)
+    assert [phase["soup"] for phase in summary["phases"]] == [None, None]
+    plan = tiny.plan(ensemble_method=None)
+    for first, second in zip(*plan.candidates, strict=True):
+        a, b = (tiny.artifact(tmp_path, stage).mask for stage in (first, second))
+        assert all(jax.tree.leaves(jax.tree.map(lambda old, new: bool(np.all(old | ~new)), a, b)))
+        assert b["fc1"]["kernel"].sum() < a["fc1"]["kernel"].sum()
+
+
+def test_greedy_soup_reports_every_accept_and_reject(tmp_path):
+    summary, printed = tiny.launch(
+        tmp_path,
+        n_phases=1,
+        ensemble_method="GreedySoup",
+        ensemble_by="retrain_schedule",
+        n_splits_total=None,
+        split_vals=(0.01, 0.05, 20.0),
+    )
+    soup = summary["phases"][0]["soup"]
+    assert len(soup["greedy"]["trials"]) == 2
+    accepted = [trial["split_val"] for trial in soup["greedy"]["trials"] if trial["accepted"]]
+    assert soup["ingredients"] == [soup["greedy"]["trials"][0]["soup"][0], *accepted]
+    assert 20.0 not in soup["ingredients"], "the destructive member must be left out"
+    assert printed.count("accepted") == len(accepted)
+    assert printed.count("rejected, below") == 2 - len(accepted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "split_vals"),
+    [
+        ({"ensemble_by": "weight_decay"}, (0.0, 1e-3)),
+        ({"ensemble_by": "retrain_length"}, (1, 3)),
+        ({"ensemble_by": "retrain_schedule"}, (0.02, 0.1)),
+        ({"ensemble_by": "pruned_seed", "retrain_schedule": "ALLR"}, (3, 8)),
+    ],
+)
+def test_members_by_every_hyperparameter(tmp_path, changes, split_vals):
+    summary, _ = tiny.launch(tmp_path, n_phases=1, n_splits_total=None, split_vals=split_vals, **changes)
+    candidates = summary["phases"][0]["candidates"]
+    assert [candidate["split_val"] for candidate in candidates] == list(split_vals)
+    losses = [candidate["test"]["loss"] for candidate in candidates]
+    assert losses[0] != losses[1]
+    if changes["ensemble_by"] == "retrain_length":
+        assert [candidate["training"]["n_steps"] for candidate in candidates] == [21, 63]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"strategy": "IMP"}, "needs what is not in"),
+        ({"strategy": "Ensemble"}, "IMP phase 1, member 0; IMP phase 1, member 1"),
+        ({"strategy": "IMP", "phase": 2}, "Ensemble phase 1"),
+        ({"batch_size": 2000}, "batch_size: found 2000; the training split has only 1293 images"),
+        ({"arch": "VGG16"}, "VGG16 does not fit images of 8x8x1"),
+        ({"dataset": "npz:missing.npz"}, "missing.npz"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, monkeypatch, changes, expected):
+    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("something was trained"))
+    with pytest.raises(SettingsError) as error:
+        tiny.launch(tmp_path, **changes)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_candidates_are_named(tmp_path):
+    tiny.launch(tmp_path, strategy="Dense")
+    tiny.launch(tmp_path, strategy="IMP", split_val=0)
+    with pytest.raises(SettingsError, match="IMP phase 1, member 1") as error:
+        tiny.launch(tmp_path, strategy="Ensemble")
+    assert "member 0" not in str(error.value)
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingsError, match="workdir: cannot write to"):
+        tiny.launch(tmp_path / "file")
+
+
+def test_a_diverging_member_is_named_and_finished_stages_stay(tmp_path):
+    changes = {"ensemble_by": "retrain_schedule", "n_splits_total": None, "split_vals": (0.01, 1e30)}
+    with pytest.raises(RunError, match=r"IMP phase 1, member 1e\+30: .* at step \d+"):
+        tiny.launch(tmp_path, **changes)
+    plan, store = tiny.plan(**changes), Store(tmp_path)
+    assert store.has(plan.dense)
+    assert not any(store.has(stage) for stage in plan.candidates[0])
+    _, printed = tiny.launch(tmp_path, **changes | {"split_vals": (0.01, 0.02)})
+    assert "Dense: finished earlier" in printed
+
+
+def test_a_full_disk_ends_the_stage_with_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state"))
+
+    monkeypatch.setattr(Store, "finish", full)
+    with pytest.raises(RunError, match="Dense: No space left on device") as error:
+        tiny.launch(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not Store(tmp_path).has(tiny.plan().dense)

@@ -1,0 +1,40 @@
+"""An experiment that takes seconds: real digits, a small network, short training."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from configs import digits_sms
+from ssoup_jax.config import Settings, make_settings
+from ssoup_jax.data import sources
+from ssoup_jax.experiment.plan import Plan, Stage, make_plan
+from ssoup_jax.experiment.run import prepare, run
+from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.report.console import Console
+
+
+def settings(**changes: Any) -> Settings:
+    """Returns the default experiment made tiny, with some settings changed."""
+    config = digits_sms.get_config()
+    small = {"arch": "Simple", "n_epochs": 2, "n_epochs_per_phase": 1, "n_phases": 2, "n_splits_total": 2}
+    config.update(small | {"goal_sparsity": 0.9, "execution": "map", "batch_size": 64} | changes)
+    return make_settings(config)
+
+
+def launch(workdir: Path, **changes: Any) -> tuple[dict[str, Any], str]:
+    """Runs an experiment in this process; returns its summary and what it printed."""
+    printed = io.StringIO()
+    return run(settings(**changes), workdir, Console(printed)), printed.getvalue()
+
+
+def plan(**changes: Any) -> Plan:
+    """Returns the plan of an experiment on the digits."""
+    return make_plan(settings(**changes), sources.load("digits").fingerprint)
+
+
+def artifact(workdir: Path, stage: Stage, **changes: Any) -> Artifact:
+    """Loads the artifact of a finished stage."""
+    context = prepare(settings(**changes), sources.load("digits"), Console(io.StringIO()))
+    return Store(workdir).load(stage, jax.eval_shape(context.initial_variables))
