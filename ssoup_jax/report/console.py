@@ -164,7 +164,7 @@ class Console:
         bars = self._bars
         task = bars.add_task(title, total=n_steps, completed=first_step, figures="")
         try:
-            yield lambda step, figures: bars.update(task, completed=step, figures=figures)
+            yield lambda step, figures: bars.update(task, completed=step, figures=figures, refresh=True)
         finally:
             bars.remove_task(task)
             if owner:

@@ -66,7 +66,7 @@ class JsonLines:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A process that was killed in the middle of a line must not spoil the first line of the next.
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        torn = _ends_inside_a_line(path)
         self._file = path.open("a", encoding="utf-8")
         if torn:
             self._file.write("\n")
@@ -92,6 +92,14 @@ class JsonLines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _ends_inside_a_line(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def write_json(path: str | os.PathLike, obj: object) -> None:

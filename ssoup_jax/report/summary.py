@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -85,8 +86,7 @@ def mean_and_max(candidates: Sequence[Mapping[str, Any]]) -> tuple[dict, dict]:
         mean and maximum as `{split: {metric: value}}`, over every split and metric that any candidate
         has; None where no candidate has a value. The maximum of a loss is the worst one.
     """
-    mean: Callable[[list], float] = lambda values: math.fsum(values) / len(values)  # noqa: E731
-    return _over(candidates, mean), _over(candidates, max)
+    return _over(candidates, fmean), _over(candidates, max)
 
 
 def _over(candidates: Sequence[Mapping[str, Any]], reduce: Callable[[list], float]) -> dict:
