@@ -4,14 +4,16 @@ Exit codes: 0 done, 1 failed in the middle (finished stages are intact), 2 a set
 130 interrupted.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import base
 from ssoup_jax import backend
-from ssoup_jax.errors import SettingsError, UserError
+from ssoup_jax.errors import SettingsError, UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
@@ -20,6 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
+        _check_names(argv[1:])
         rest = flags.FLAGS(argv)
         if _CONFIG.value is None:
             raise SettingsError("--config: not given; for example --config configs/digits_sms.py")
@@ -27,16 +30,26 @@ def parse(argv: list[str]) -> list[str]:
             raise SettingsError(f"command line: found {rest[1]!r}; settings are given as --config.KEY=VALUE")
         dict(_CONFIG.value)  # a config file that failed to load raises when it is first looked at
         return rest
-    except Exception as error:
-        leave(_explain(error))
+    except UserError as error:
+        leave(error)
+    except flags.Error as error:
+        leave(SettingsError(" ".join(str(error).split())))
+    except Exception as error:  # whatever a config file raises is its author's to mend
+        leave(SettingsError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
-def _explain(error: Exception) -> UserError:
-    """Turns what absl and ml_collections raise for a bad command line into one line."""
-    if isinstance(error, UserError):
-        return error
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-    return SettingsError(f"unknown setting {text}" if isinstance(error, AttributeError | KeyError) else text)
+def _check_names(arguments: list[str]) -> None:
+    """Looks at the names of the config file and of the settings, whose own errors are hard to read."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, given, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            path = (value if given else following).split(":")[0]
+            if path and not Path(path).is_file():
+                raise unknown("--config", path, sorted(map(str, Path("configs").glob("*_*.py"))))
+        elif name.startswith("config.") and argument.startswith("-"):
+            setting = name.removeprefix("config.").split(".")[0]
+            if setting not in base.get_config():
+                raise unknown("setting", setting, base.get_config())
 
 
 def leave(error: UserError) -> None:

@@ -15,5 +15,10 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.dataset = "digits"
     config.arch = "ResNet8"
+    config.n_epochs = 10
+    config.batch_size = 32
+    config.goal_sparsity = 0.98
+    config.n_phases = 3
+    config.n_epochs_per_phase = 5
     config.n_splits_total = 3
     return config

@@ -127,7 +127,13 @@ class Store:
         for file in folder.rglob("*"):
             _sync(file)
         _sync(folder)
-        folder.rename(self.path(stage))
+        try:
+            folder.rename(self.path(stage))
+        except OSError:
+            if not self.has(stage):
+                raise
+            # Another launch finished the same stage first; equal settings, equal result.
+            shutil.rmtree(folder)
         _sync(self._root)
 
     def _partial(self, stage: Stage) -> Path:

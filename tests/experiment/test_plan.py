@@ -1,0 +1,96 @@
+"""Names of stored results: pinned, and changed by exactly the settings that determine them."""
+
+import pytest
+
+from configs import digits_sms
+from ssoup_jax.config import make_settings
+from ssoup_jax.data import sources
+from ssoup_jax.experiment.plan import make_plan
+from tests.experiment import tiny
+
+
+def names(plan):
+    groups = {"dense": [plan.dense]}
+    for phase, members in enumerate(plan.candidates, start=1):
+        groups[f"imp{phase}"] = list(members)
+        groups[f"soup{phase}"] = list(plan.soups[phase - 1 : phase])
+    return {group: [stage.name for stage in stages] for group, stages in groups.items()}
+
+
+def test_the_default_settings_keep_their_names():
+    """A change here makes every stored result unreachable: raise `plan.FORMAT` only if the results really change."""
+    plan = make_plan(make_settings(digits_sms.get_config()), sources.load("digits").fingerprint)
+    assert plan.dense.name == "dense-c5914668925832dd"
+    assert plan.soups[-1].name == "phase3-soup-7c40a1f655daa572"
+
+
+ALL = ("dense", "imp1", "soup1", "imp2", "soup2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "redone"),
+    [
+        ({"execution": "vmap"}, ()),
+        ({"strategy": "Dense"}, ()),
+        ({"strategy": "IMP", "phase": 2}, ()),
+        ({"greedy_metric": "macro_accuracy"}, ()),
+        ({"n_splits_total": None, "split_vals": (0, 1)}, ()),
+        ({"learning_rate": "( Linear,0.10 )"}, ()),
+        ({"n_splits_total": 3}, ("soup1", "imp2", "soup2")),
+        ({"ensemble_method": "GreedySoup"}, ("soup1", "imp2", "soup2")),
+        ({"goal_sparsity": 0.8}, ALL[1:]),
+        ({"n_phases": 3}, ALL[1:]),
+        ({"pruning_selector": "uniform"}, ALL[1:]),
+        ({"retrain_schedule": "CLR"}, ALL[1:]),
+        ({"n_epochs_per_phase": 2}, ALL[1:]),
+        ({"bn_recalibration": "exact"}, ALL[1:]),
+        ({"bn_recalibration_frac": 0.5}, ALL[1:]),
+        ({"run_id": 2}, ALL),
+        ({"arch": "ResNet8"}, ALL),
+        ({"use_amp": True}, ALL),
+        ({"n_epochs": 3}, ALL),
+        ({"batch_size": 32}, ALL),
+        ({"learning_rate": "(Linear, 0.2)"}, ALL),
+        ({"n_epochs_warmup": 1}, ALL),
+        ({"momentum": 0.8}, ALL),
+        ({"weight_decay": 0.0}, ALL),
+    ],
+)
+def test_a_setting_redoes_exactly_what_depends_on_it(changes, redone):
+    before, after = names(tiny.plan()), names(tiny.plan(**changes))
+    # A third member or phase adds stages; those that were there before are compared.
+    changed = {group for group in ALL if after[group][: len(before[group])] != before[group]}
+    assert changed == set(redone)
+
+
+def test_other_data_redo_everything():
+    settings = tiny.settings()
+    one, other = (names(make_plan(settings, fingerprint)) for fingerprint in ("a", "b"))
+    assert all(one[group] != other[group] for group in ALL)
+
+
+def test_a_member_is_named_by_what_it_is_not_by_how_it_was_asked_for():
+    by_seed = tiny.plan(n_splits_total=1)
+    by_decay = tiny.plan(ensemble_by="weight_decay", n_splits_total=None, split_vals=(tiny.settings().weight_decay,))
+    assert by_seed.candidates[0][0].name == by_decay.candidates[0][0].name
+
+
+def test_every_stage_of_a_plan_has_a_name_of_its_own():
+    plan = tiny.plan(n_phases=4, n_splits_total=5)
+    stages = [stage.name for stage in plan.wanted]
+    assert len(stages) == len(set(stages)) == 1 + 4 * 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"strategy": "SMS"}, ["Dense", "IMP", "IMP", "Ensemble", "IMP", "IMP", "Ensemble"]),
+        ({"strategy": "Dense"}, ["Dense"]),
+        ({"strategy": "IMP", "phase": 2}, ["IMP", "IMP"]),
+        ({"strategy": "IMP", "split_val": 1}, ["IMP"]),
+        ({"strategy": "Ensemble"}, ["Ensemble"]),
+        ({"ensemble_method": None}, ["Dense", "IMP", "IMP", "IMP", "IMP"]),
+    ],
+)
+def test_a_strategy_wants_its_own_stages(changes, wanted):
+    assert [stage.kind for stage in tiny.plan(**changes).wanted] == wanted
