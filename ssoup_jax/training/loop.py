@@ -135,9 +135,10 @@ def train(
                 )
                 with pace.timing(count):
                     state, figures = members.run(execution, fn, shared, state, inputs, active)
-                    figures = jax.tree.map(lambda leaf: leaf[active, :count], jax.device_get(figures))
-                losses[active, step : step + count] = figures.loss
-                _check_finite(figures.loss, step, active, recipe.names)
+                    figures = jax.device_get(figures)
+                chunk_losses = figures.loss[active, :count]
+                losses[active, step : step + count] = chunk_losses
+                _check_finite(chunk_losses, step, active, recipe.names)
                 first, step = first + count, step + count
                 on_chunk(
                     Progress(
@@ -145,8 +146,8 @@ def train(
                         epoch,
                         step == total or step % per_epoch == 0,
                         active,
-                        figures.loss,
-                        figures.accuracy,
+                        chunk_losses,
+                        figures.accuracy[active, :count],
                         rates[active, step - 1],
                         block.shape[2],
                         pace.seconds,

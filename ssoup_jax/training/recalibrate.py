@@ -60,11 +60,10 @@ def recalibrate(
     fn = members.bind(_moving if method == "moving" else _sum_of_moments, problem)
     stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
     first = 0
-    for block in cut(positions, batch_size):
-        taken = min(block.shape[0], count - first)
-        shared = (examples, jnp.asarray(block), jnp.int32(first), jnp.int32(taken))
+    for block in cut(positions[: count * batch_size], batch_size):
+        shared = (examples, jnp.asarray(block), jnp.int32(first))
         stats, _ = members.run(execution, fn, shared, stats, (variables, keys))
-        first += taken
+        first += len(block)
     if method == "exact":
         stats = _scaled(stats, jnp.float32(1 / count))
     return variables.replace(batch_stats=stats)
@@ -85,18 +84,18 @@ def _scaled(tree: PyTree, factor: jax.Array) -> PyTree:
 
 
 def _moving(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array]):
-    examples, batches, first, count = shared
+    examples, batches, first = shared
     variables, key = inputs
 
     def body(i, stats):
         images = examples.images[batches[i]]
         return forward_train(problem, variables.replace(batch_stats=stats), images, derive(key, first + i))[1]
 
-    return jax.lax.fori_loop(0, count, body, stats), ()
+    return jax.lax.fori_loop(0, len(batches), body, stats), ()
 
 
 def _sum_of_moments(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array]):
-    examples, batches, first, count = shared
+    examples, batches, first = shared
     variables, key = inputs
 
     def body(i, total):
@@ -104,4 +103,4 @@ def _sum_of_moments(problem: Problem, shared: tuple, stats: PyTree, inputs: tupl
         moments = forward_train(problem, variables, images, derive(key, first + i), "batch_moments")[1]
         return jax.tree.map(jnp.add, total, moments)
 
-    return jax.lax.fori_loop(0, count, body, stats), ()
+    return jax.lax.fori_loop(0, len(batches), body, stats), ()

@@ -1,0 +1,1 @@
+"""Measured comparisons; each is one command and none is a timed test."""
