@@ -69,7 +69,9 @@ def main(argv: list[str]) -> None:
         from ssoup_jax.experiment.run import run
         from ssoup_jax.report.console import Console
 
-        run(make_settings(_CONFIG.value), Path(_WORKDIR.value), Console())
+        workdir = Path(_WORKDIR.value)
+        backend.keep_compiled_programs(workdir / "compiled")
+        run(make_settings(_CONFIG.value), workdir, Console())
     except UserError as error:
         leave(error)
     except KeyboardInterrupt:

@@ -58,9 +58,7 @@ def main() -> None:
     dataset = sources.load("digits")
     examples, positions = on_device(dataset)
     execution = members.resolve(options.execution)
-    model = models.build(
-        options.arch, dataset.n_classes, dataset.image_shape, conv=members.convolution(execution)
-    )
+    model = models.build(options.arch, dataset.n_classes, dataset.image_shape, conv=members.convolution(execution))
     problem = Problem(model, dataset.transform)
     variables = jax.device_get(Variables(*models.init(model, jax.random.key(0), dataset.image_shape)))
     keys = jax.random.split(jax.random.key(1), options.members)

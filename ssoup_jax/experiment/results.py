@@ -79,7 +79,10 @@ def _phase(phase: int, candidates: list[dict], soups: tuple[Stage, ...], store: 
     for stage in soups:
         if store.has(stage):
             record = store.record(stage)
-            found |= {"soup": _model(record), **record["candidates"], "selected": record["selected"]}
+            chosen = [one for one in candidates if one["split_val"] in record["ingredients"]]
+            mean, best = summary.mean_and_max(chosen)
+            found |= {"soup": _model(record), **record["candidates"]}
+            found["selected"] = record["selected"] | {"candidates_mean": mean, "candidates_max": best}
     return found
 
 

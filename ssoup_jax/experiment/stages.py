@@ -43,6 +43,7 @@ class Context:
         image_shape: (H, W, C).
         execution: how stacks run, see `training.members.run`.
         console: where progress is shown.
+        imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Context:
     image_shape: tuple[int, int, int]
     execution: str
     console: Console
+    imported: Artifact | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,15 +80,19 @@ class Context:
 
 
 def dense(context: Context, folder: Path) -> Artifact:
-    """Trains the dense model from scratch.
+    """Trains the dense model from scratch, or takes it from the file that `init_from` names.
 
     Args:
         context: the experiment's.
-        folder: where `metrics.jsonl` goes.
+        folder: where `metrics.jsonl` goes; an imported model has none.
 
     Returns:
-        The artifact; its mask is True everywhere.
+        The artifact; its mask is True everywhere, but for what an imported model has pruned already.
     """
+    if context.imported is not None:
+        variables, mask, source = context.imported.variables, context.imported.mask, context.imported.record
+        (record,) = _records(context, trees.stack([variables]))
+        return Artifact(variables, mask, {"stage": "Dense", **record, "init_from": source, "training": None})
     settings = context.settings
     variables = jax.device_get(context.initial_variables())
     mask = full_mask(variables.params)
@@ -220,6 +226,7 @@ def _train(
     with EpochLog([folder / "metrics.jsonl" for folder in folders]) as log:
         if total:
             with context.console.stage(title, total) as update:
+                update(0)  # the first step is compiled before it is taken
 
                 def on_chunk(progress: loop.Progress) -> None:
                     update(
@@ -284,10 +291,16 @@ def _evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> li
 def _records(context: Context, stack: Variables) -> list[dict[str, Any]]:
     """Describes each finished model of a stack: metrics on every split, sparsity, cost, size."""
     scores = _evaluate(context, stack, ("train", "val", "test", "ood"))
+    model = {
+        "arch": context.settings.arch,
+        "n_classes": context.problem.model.n_classes,
+        "image_shape": context.image_shape,
+    }
     records = []
     for own, params in zip(scores, trees.unstack(stack.params), strict=True):
         records.append(
             {
+                "model": model,
                 "metrics": own,
                 "sparsity": metrics.sparsity(params),
                 "flops": metrics.flops(context.problem.model, params, context.image_shape),

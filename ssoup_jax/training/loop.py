@@ -114,7 +114,9 @@ def train(
         row[: len(member_rates)] = member_rates
     losses = np.full(rates.shape, np.nan, np.float32)
     fn = members.bind(train_steps, problem)
+    mask = jax.device_put(mask)
     pace = _Pace()
+    compiled = set()
     per_epoch = n_batches(len(positions), recipe.batch_size)
     step = 0
     for epoch in range(-(-total // per_epoch)):
@@ -133,6 +135,11 @@ def train(
                 shared = Shared(
                     examples, mask, jnp.float32(recipe.momentum), jnp.int32(step), jnp.int32(first), jnp.int32(count)
                 )
+                if (block.shape, len(active)) not in compiled:
+                    # A run of no steps compiles the program and changes nothing, so that no timing includes it.
+                    nothing = shared.replace(n_steps=jnp.int32(0))
+                    state, _ = members.run(execution, fn, nothing, state, inputs, active)
+                    compiled.add((block.shape, len(active)))
                 with pace.timing(count):
                     state, figures = members.run(execution, fn, shared, state, inputs, active)
                     figures = jax.device_get(figures)
@@ -160,7 +167,7 @@ def train(
 class _Pace:
     """Chooses how many steps one dispatch takes, so that progress and a request to stop are seen about once a second.
 
-    The first dispatch includes compilation and is no measure, so the count only doubles from one to the next.
+    One slow dispatch must not hold up many, so the count only doubles from one to the next.
     """
 
     def __init__(self):
