@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.data_dir = placeholder(str)  # where TFDS keeps its data sets; None: TFDS's own default
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
+    config.init_from = placeholder(str)  # PyTorch file (.safetensors, .pt, .pth) to take as the dense model, which is
+    #   then not trained: the settings of dense training only say which learning rates it has seen; its masks, if it
+    #   has any, stay, and every phase prunes what they leave
 
     # Dense training.
     config.n_epochs = 10  # epochs; integer >= 1
@@ -45,7 +48,7 @@ def get_config() -> ConfigDict:
     # The members: m copies that differ in one hyperparameter.
     config.ensemble_by = "pruned_seed"  # 'pruned_seed': seed added to the run's; 'weight_decay';
     #   'retrain_length': epochs; 'retrain_schedule': peak learning rate of an LLR schedule
-    config.n_splits_total = placeholder(int)  # m; enough for 'pruned_seed', whose values are then 0 .. m-1
+    config.n_splits_total = placeholder(int)  # m, where split_vals is not given; seeds are then 0 .. m-1
     config.split_vals = placeholder(tuple)  # all values, e.g. (0, 1, 2); m is their number
     config.split_val = placeholder(float)  # 'IMP' alone: retrain the member with this value only
 
@@ -57,5 +60,6 @@ def get_config() -> ConfigDict:
 
     # How it runs; does not change what is computed beyond rounding.
     config.execution = "auto"  # 'auto', or how a stack executes: 'map', 'vmap', 'unroll', 'loop'
+    config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

@@ -41,6 +41,7 @@ class Settings(BaseModel):
     data_dir: str | None
     arch: str
     use_amp: bool
+    init_from: str | None
     n_epochs: Count
     batch_size: Count
     optimizer: str
@@ -56,12 +57,13 @@ class Settings(BaseModel):
     ensemble_by: str
     n_splits_total: Count | None
     split_vals: tuple[Any, ...] | None
-    split_val: int | float | None
+    split_val: Number | None
     ensemble_method: str | None
     greedy_metric: str
     bn_recalibration: str | None
     bn_recalibration_frac: Annotated[Number, Field(ge=0, le=1)] | None
     execution: str
+    remat: bool
 
     @field_validator(*_CHOICES, mode="before")
     @classmethod
@@ -82,7 +84,7 @@ class Settings(BaseModel):
         sources.check_name(value)
         return value
 
-    @field_validator("learning_rate")
+    @field_validator("learning_rate", mode="before")
     @classmethod
     def _canonical_schedule(cls, value: str) -> str:
         return grammar.write(grammar.parse(value))
@@ -95,12 +97,15 @@ class Settings(BaseModel):
             raise SettingsError(
                 f"n_epochs_warmup: found {self.n_epochs_warmup}; n_epochs={self.n_epochs} is not longer"
             )
+        if self.strategy == "Ensemble" and self.ensemble_method is None:
+            allowed = ", ".join(soups.METHODS)
+            raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
         values = self.all_splits
         if self.split_val is not None:
             if self.strategy != "IMP":
                 raise SettingsError(f"split_val: found {self.split_val}; only strategy='IMP' retrains a single member")
             if self.selected_splits[0] not in values:
-                raise SettingsError(f"split_val: found {self.split_val}; the members' split_vals are {values}")
+                raise SettingsError(f"split_val: found {self.selected_splits[0]}; the members' split_vals are {values}")
         self._check_history()
         return self
 
@@ -124,8 +129,11 @@ class Settings(BaseModel):
             "retrain_length": max(1, self.n_epochs_per_phase),
             "retrain_schedule": None,
         }
-        default = own[self.ensemble_by] if self.split_val is None else self.split_val
-        return splits.complete(self.ensemble_by, self.split_vals, self.n_splits_total, default)
+        default, count = own[self.ensemble_by], self.n_splits_total
+        if self.split_val is not None:
+            # A member alone needs no other member's value; seeds are known from their number.
+            default, count = self.selected_splits[0], count if self.ensemble_by == "pruned_seed" else None
+        return splits.complete(self.ensemble_by, self.split_vals, count, default)
 
     @property
     def selected_splits(self) -> tuple[int | float, ...]:
@@ -152,9 +160,12 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
         SettingsError: one line with the first mistake: the setting, what was found and what is allowed.
     """
     values = dict(config)
-    for name in values:
+    for name, value in values.items():
         if name not in Settings.model_fields:
             raise unknown("setting", name, Settings.model_fields)
+        # This is how None arrives from the command line.
+        if value in ("None", (None,)):
+            values[name] = None
     if isinstance(values.get("split_vals"), list):
         values["split_vals"] = tuple(values["split_vals"])
     try:

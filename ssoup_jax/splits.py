@@ -1,6 +1,6 @@
 """The values that make members differ: `split_vals` of the hyperparameter named by `ensemble_by`."""
 
-import math
+import sys
 from collections.abc import Sequence
 
 from ssoup_jax.errors import SettingsError
@@ -30,8 +30,8 @@ def check(setting: str, value: object, ensemble_by: str) -> int | float:
     """
     whole = ensemble_by in ("pruned_seed", "retrain_length")
     lowest = 1 if ensemble_by == "retrain_length" else 0
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if number and value >= lowest:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and lowest <= value <= sys.float_info.max:
         if whole and value == int(value) and value < 2**31:
             return int(value)
         if not whole and (value > 0 or ensemble_by == "weight_decay"):
@@ -49,11 +49,12 @@ def complete(
     Args:
         ensemble_by: what the values are for.
         split_vals: all values, if given.
-        n_splits_total: how many there are, if given; enough for `'pruned_seed'`, whose values are then `0 .. m-1`.
+        n_splits_total: how many there are, where the values are not given; enough for `'pruned_seed'`, whose values are
+            then `0 .. m-1`.
         default: the value of the only member when neither says anything; None if there is none.
 
     Raises:
-        SettingsError: no value, a repeated one, one that is not allowed, or a number that contradicts the values.
+        SettingsError: no value, a repeated one or one that is not allowed.
     """
     if split_vals is None:
         if ensemble_by == "pruned_seed" and n_splits_total is not None:
@@ -70,8 +71,4 @@ def complete(
     for value in values:
         if values.count(value) > 1:
             raise SettingsError(f"split_vals: found {value} more than once; every member needs a value of its own")
-    if n_splits_total is not None and n_splits_total != len(values):
-        raise SettingsError(
-            f"n_splits_total: found {n_splits_total}; split_vals={values} has {len(values)}, so leave one of them out"
-        )
     return values

@@ -42,6 +42,7 @@ class Stage:
         split_val: the member's value; None for the others.
         parents: the stages whose artifacts it starts from.
         determined_by: JSON of exactly the settings that its result depends on, beyond its parents.
+        origin: the file that a dense model is taken from, for its title; its content is part of `determined_by`.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Stage:
     split_val: int | float | None
     parents: tuple["Stage", ...]
     determined_by: str
+    origin: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -66,7 +68,7 @@ class Stage:
     def title(self) -> str:
         """What people call the stage."""
         if self.kind == "Dense":
-            return "Dense"
+            return "Dense" if self.origin is None else f"Dense from {self.origin}"
         return f"{self.kind} phase {self.phase}" + ("" if self.split_val is None else f", member {self.split_val}")
 
 
@@ -100,17 +102,18 @@ def retraining(settings: Settings, split_val: int | float) -> Retraining:
     )
 
 
-def make_plan(settings: Settings, fingerprint: str) -> Plan:
+def make_plan(settings: Settings, fingerprint: str, init_sha256: str | None = None) -> Plan:
     """Lays out all stages of the experiment and marks those that this launch is to finish.
 
     Args:
         settings: the experiment's.
         fingerprint: hash of the data.
+        init_sha256: hash of the file that `init_from` names, if it names one.
 
     Returns:
         The plan.
     """
-    dense = _dense(settings, fingerprint)
+    dense = _dense(settings, fingerprint, init_sha256)
     parents = {split_val: dense for split_val in settings.all_splits}
     candidates, soups = [], []
     for phase in range(1, settings.n_phases + 1):
@@ -138,20 +141,15 @@ def _wanted(settings: Settings, dense: Stage, candidates: list, soups: list) -> 
     return tuple(stages)
 
 
-def _dense(settings: Settings, fingerprint: str) -> Stage:
-    names = [
-        "run_id",
-        "arch",
-        "use_amp",
-        "n_epochs",
-        "batch_size",
-        "optimizer",
-        "learning_rate",
-        "n_epochs_warmup",
-        "momentum",
-        "weight_decay",
-    ]
-    return Stage("Dense", 0, None, (), _canonical({"data": fingerprint} | {k: getattr(settings, k) for k in names}))
+def _dense(settings: Settings, fingerprint: str, init_sha256: str | None) -> Stage:
+    # What an imported model leaves open is how it is computed and which learning rates retraining goes by.
+    names = ["arch", "use_amp", "n_epochs", "batch_size", "optimizer", "learning_rate", "n_epochs_warmup"]
+    if init_sha256 is None:
+        start, names = {}, [*names, "run_id", "momentum", "weight_decay"]
+    else:
+        start = {"init_from": init_sha256}
+    determined_by = {"data": fingerprint} | start | {name: getattr(settings, name) for name in names}
+    return Stage("Dense", 0, None, (), _canonical(determined_by), settings.init_from)
 
 
 def _imp(settings: Settings, phase: int, split_val: int | float, parent: Stage) -> Stage:

@@ -19,8 +19,11 @@ from ssoup_jax.experiment import results, stages
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
 from ssoup_jax.experiment.stages import Context
 from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.interop import pytorch
+from ssoup_jax.models.layers import Network
 from ssoup_jax.report.console import Console
 from ssoup_jax.training import members
+from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem
 
 
@@ -41,7 +44,7 @@ def run(settings: Settings, workdir: Path, console: Console) -> dict[str, Any]:
     """
     dataset = sources.load(settings.dataset, data_dir=settings.data_dir)
     context = prepare(settings, dataset, console)
-    plan = make_plan(settings, dataset.fingerprint)
+    plan = make_plan(settings, dataset.fingerprint, context.imported and context.imported.record["sha256"])
     store = Store(workdir)
     _check_parents(plan, store)
     console.line(
@@ -61,10 +64,10 @@ def run(settings: Settings, workdir: Path, console: Console) -> dict[str, Any]:
 
 
 def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
-    """Builds the model for the data and puts the data on the device.
+    """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
 
     Raises:
-        SettingsError: the network does not fit the images, or a batch does not fit the training split.
+        SettingsError: the network does not fit the images, the file not the network, or a batch not the training split.
     """
     n_train = len(dataset.train.labels)
     if settings.batch_size > n_train:
@@ -75,8 +78,10 @@ def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
         dataset.n_classes,
         dataset.image_shape,
         dtype=jnp.bfloat16 if settings.use_amp else jnp.float32,
+        remat=settings.remat,
         conv=members.convolution(execution),
     )
+    imported = None if settings.init_from is None else _import(settings.init_from, model, dataset.image_shape)
     examples, positions = on_device(dataset)
     return Context(
         settings=settings,
@@ -87,7 +92,15 @@ def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
         image_shape=dataset.image_shape,
         execution=execution,
         console=console,
+        imported=imported,
     )
+
+
+def _import(path: str, model: Network, image_shape: models.ImageShape) -> Artifact:
+    """Reads a dense model from a PyTorch file."""
+    checkpoint = pytorch.read(path)
+    params, batch_stats, mask = jax.device_get(pytorch.variables_from(checkpoint, model, image_shape))
+    return Artifact(Variables(params, batch_stats), mask, {"file": path, "sha256": checkpoint.sha256})
 
 
 def _check_parents(plan: Plan, store: Store) -> None:

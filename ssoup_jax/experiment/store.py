@@ -68,39 +68,11 @@ class Store:
 
     def record(self, stage: Stage) -> dict[str, Any]:
         """Reads the record of a finished stage."""
-        return json.loads((self.path(stage) / "record.json").read_text())
+        return read_record(self.path(stage))
 
     def load(self, stage: Stage, like: Variables) -> Artifact:
-        """Loads the artifact of a finished stage.
-
-        Args:
-            stage: a finished one.
-            like: variables of the same structure, shapes and dtypes.
-
-        Returns:
-            The artifact, on the host: arrays that a device has committed to would compile the step a second time.
-
-        Raises:
-            RunError: the stored state cannot be read or is of another structure.
-        """
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def abstract(tree, dtype=None):
-            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=here), tree)
-
-        target = {
-            "params": abstract(like.params),
-            "batch_stats": abstract(like.batch_stats),
-            "mask": abstract(like.params, np.bool_),
-        }
-        try:
-            tree = jax.device_get(ocp.load(self.path(stage) / "state", target))
-        except (ValueError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(
-                f"{self.path(stage) / 'state'}: cannot be read ({reason}); delete the folder to redo it"
-            ) from None
-        return Artifact(Variables(tree["params"], tree["batch_stats"]), tree["mask"], self.record(stage))
+        """Loads the artifact of a finished stage, see `load`."""
+        return load(self.path(stage), like)
 
     def begin(self, stage: Stage) -> Path:
         """Makes an empty folder beside the artifact's place, for what the stage writes while it runs."""
@@ -138,6 +110,55 @@ class Store:
 
     def _partial(self, stage: Stage) -> Path:
         return self._root / f".{stage.name}.partial"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads the record of a finished artifact.
+
+    Args:
+        folder: the artifact's.
+
+    Returns:
+        The record.
+
+    Raises:
+        RunError: there is no artifact, or its record cannot be read.
+    """
+    try:
+        return json.loads((folder / "record.json").read_text())
+    except (OSError, ValueError):
+        raise RunError(f"{folder}: not a stored artifact; it has no readable record.json") from None
+
+
+def load(folder: Path, like: Variables) -> Artifact:
+    """Loads an artifact.
+
+    Args:
+        folder: a finished one's.
+        like: variables of the same structure, shapes and dtypes.
+
+    Returns:
+        The artifact, on the host: arrays that a device has committed to would compile the step a second time.
+
+    Raises:
+        RunError: the stored state cannot be read or is of another structure.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(tree, dtype=None):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=here), tree)
+
+    target = {
+        "params": abstract(like.params),
+        "batch_stats": abstract(like.batch_stats),
+        "mask": abstract(like.params, np.bool_),
+    }
+    try:
+        tree = jax.device_get(ocp.load(folder / "state", target))
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / 'state'}: cannot be read ({reason}); delete the folder to redo it") from None
+    return Artifact(Variables(tree["params"], tree["batch_stats"]), tree["mask"], read_record(folder))
 
 
 def _sync(path: Path) -> None:

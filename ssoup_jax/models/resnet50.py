@@ -8,9 +8,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from ssoup_jax.models.layers import Layer, Linear, Network, global_average, max_pool
-
-kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from ssoup_jax.models.layers import Layer, Linear, Network, global_average, max_pool, normal_by_fan_out
 
 
 class Bottleneck(nn.Module):
@@ -41,7 +39,7 @@ class ResNet50(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = partial(self.conv_layer(), use_bias=False, kernel_init=kaiming_normal_fan_out)
+        conv = partial(self.conv_layer(), use_bias=False, kernel_init=normal_by_fan_out)
         norm, block = self.norm_layer(train), self.block(Bottleneck)
         x = conv(64, 7, 2, padding=3, name="conv1")(x)
         x = max_pool(nn.relu(norm(name="bn1")(x)), size=3, strides=2, padding=1)

@@ -25,6 +25,7 @@ from ssoup_jax.models.layers import Network
 from ssoup_jax.pruning import prunable_leaves
 from ssoup_jax.soups.uniform import average
 from tests.reference import golden
+from tests.reference.deviations import largest, record, relative_max
 
 METRICS = golden.load_json("metrics")
 TRAJECTORIES = ("trajectory_simple", "trajectory_simple_length", "trajectory_resnet")
@@ -56,6 +57,8 @@ def check_predictions(logits: np.ndarray, labels: np.ndarray, expected: dict, ab
         assert found["worst_class_accuracy"] == worst
     theirs = found | {"accuracy": found["macro_accuracy"], "worst_class_accuracy": worst}
     assert {key: theirs[key] for key in expected} == pytest.approx(expected, rel=FLOAT32, abs=abs_tolerance)
+    largest_seen = max(abs(theirs[key] - expected[key]) for key in expected)
+    record("metrics of predictions: absolute", largest_seen, FLOAT32 * max(1, *expected.values()) + abs_tolerance)
 
 
 def test_predictions(prediction):
@@ -147,6 +150,7 @@ def test_sparsity(model):
     case, found = model.case, sparsity(model.params)
     assert found["n_params"] == case["n_total_params"]
     assert found["n_nonzero_params"] == case["n_nonzero_params"]
+    record("parameters, total and non-zero: count", abs(found["n_nonzero_params"] - case["n_nonzero_params"]), 0)
     # Ratios of integers: one rounding of float64 each.
     assert found["global"] == pytest.approx(case["global_sparsity"], rel=1e-12)
     assert found["prunable"] == pytest.approx(case["modular_sparsity"], rel=1e-12)
@@ -159,6 +163,7 @@ def test_flops(model):
     assert {layer_name(path): count for path, count in found["per_layer"].items()} == case["flops_by_layer"]
     assert found["dense"] == case["baseline_inference_flops"]
     assert found["nonzero"] == case["nonzero_inference_flops"]
+    record("multiply-adds, dense and non-zero: count", abs(found["nonzero"] - case["nonzero_inference_flops"]), 0)
     # The reference logs {} where nothing is left.
     assert found["speedup"] == (pytest.approx(case["theoretical_speedup"], rel=1e-12) if found["nonzero"] else None)
 
@@ -261,6 +266,11 @@ def test_soup_distances(soup):
     # The reference's variant: BatchNorm statistics and counters are entries like any other.
     found = with_reference_names(soup_distances(soup.stacked))
     assert found == pytest.approx(soup.case["soup_metrics"], rel=FLOAT32)
+    record(
+        "distances and angles between candidates: relative",
+        relative_max([found[key] for key in soup.case["soup_metrics"]], list(soup.case["soup_metrics"].values())),
+        FLOAT32,
+    )
 
 
 def test_soup_distances_of_one_candidate(soup):
@@ -282,7 +292,9 @@ def test_uniform_soup(soup):
         np.testing.assert_array_equal(total, theirs)
         # Ours adds and divides: a rounding for each candidate, of numbers as large as the largest.
         ulp = np.finfo(np.float32).eps * np.abs(soup.stacked[name]).max()
-        np.testing.assert_allclose(found[name], theirs, rtol=0, atol=case["n_candidates"] * ulp)
+        record(
+            "uniform soup of rule-filled candidates: absolute", largest(found[name], theirs), case["n_candidates"] * ulp
+        )
         if name in mask:
             np.testing.assert_array_equal(np.asarray(found[name]) != 0, mask[name])
 

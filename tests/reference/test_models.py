@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from ssoup_jax import models
-from ssoup_jax.interop.state_dict import entries, from_state_dict, to_state_dict
+from ssoup_jax.interop.state_dict import entries, from_state_dict, to_state_dict, torch_name
+from ssoup_jax.models.layers import BatchNorm, Dropout
 from tests.reference import golden
 
 CASES = golden.load_json("models")["cases"]
@@ -112,6 +114,29 @@ def test_names_shapes_and_counts(case):
     assert [[e.name, list(e.shape)] for e in of_params] == case["parameters"]
     assert [[e.name, list(e.shape)] for e in of_params if e.path[-1] == "kernel"] == case["prunable"]
     assert sum(int(np.prod(e.shape)) for e in of_params) == case["n_parameters"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["key"])
+def test_batch_norms_and_dropout_layers(case):
+    """Features, momentum and epsilon of every BatchNorm in order, and how many dropout layers there are."""
+    norms, dropouts = {}, []
+
+    def watch(call, args, kwargs, context):
+        module = context.module
+        if isinstance(module, BatchNorm):
+            name = torch_name((*module.path, "scale")).removesuffix(".weight")
+            norms[name] = args[0].shape[-1], pytest.approx(1 - module.momentum), module.epsilon
+        dropouts.extend([module] if isinstance(module, Dropout) else [])
+        return call(*args, **kwargs)
+
+    def trace():
+        with nn.intercept_methods(watch):
+            model, image_shape = network(case)
+            return models.init(model, jax.random.key(0), image_shape)
+
+    jax.eval_shape(trace)
+    assert [(name, *norm) for name, norm in norms.items()] == [tuple(norm) for norm in case["batch_norms"]]
+    assert len(dropouts) == case["n_dropout_modules_set_to_0"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["key"])

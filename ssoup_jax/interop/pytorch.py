@@ -1,0 +1,227 @@
+"""PyTorch checkpoints as parameters, BatchNorm statistics and mask, and back.
+
+A pruned tensor may be stored as `torch.nn.utils.prune` stores it: `X_orig` and `X_mask` in the place of `X`.
+"""
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.interop import files, fits
+from ssoup_jax.interop.state_dict import (
+    COUNTER,
+    entries,
+    from_state_dict,
+    from_torch_layout,
+    to_state_dict,
+    to_torch_layout,
+)
+from ssoup_jax.models import ImageShape
+from ssoup_jax.models.layers import Network
+from ssoup_jax.trees import PyTree
+
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, checked, in PyTorch's names and layout.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes.
+        state: float32 tensors by name, +0.0 wherever a mask is False; and BatchNorm's counters of batches.
+        masks: bool arrays by the name of the tensor they belong to; None if the file has none.
+    """
+
+    path: Path
+    sha256: str
+    state: dict[str, np.ndarray]
+    masks: dict[str, np.ndarray] | None
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The state without the counters."""
+        return {name: array for name, array in self.state.items() if not name.endswith(COUNTER)}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor, counters left out."""
+        return {name: array.shape for name, array in self.tensors.items()}
+
+
+def read(path: str | os.PathLike) -> Checkpoint:
+    """Reads a checkpoint; nothing in it is ever executed.
+
+    Args:
+        path: `.pt` or `.pth` (PyTorch must be installed) or `.safetensors`. A state dict, plain or wrapped in a dict,
+            with or without the prefixes that data parallelism and compilation put before its names.
+
+    Returns:
+        The checkpoint; floating point of any width is float32.
+
+    Raises:
+        SettingsError: one line that names the file, the tensor where there is one, and what is wrong.
+    """
+    path = Path(path)
+    arrays, sha256 = files.load(path)
+    arrays = _without_prefixes(arrays)
+    state: dict[str, np.ndarray] = {}
+    masks: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if name.endswith("_mask"):
+            masks[name.removesuffix("_mask")] = _checked_mask(path, name, array)
+            continue
+        base = name.removesuffix("_orig")
+        if name != base and base in arrays:
+            raise SettingsError(f"{path}: has both {base} and {name}; a tensor is stored plain or pruned")
+        if name != base and f"{base}_mask" not in arrays:
+            raise SettingsError(f"{path}: {name} comes without {base}_mask")
+        state[base] = _checked_weight(path, name, array)
+    for name, mask in masks.items():
+        if name not in state:
+            raise SettingsError(f"{path}: {name}_mask comes without {name}_orig")
+        # PyTorch keeps the pruned weights' old values in X_orig; X itself must be what its mask says.
+        _check_agree(path, name, state[name], mask, zeros=name in arrays)
+        state[name] = np.where(mask, state[name], np.float32(0))
+    return Checkpoint(path, sha256, state, masks or None)
+
+
+def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageShape) -> tuple[PyTree, PyTree, PyTree]:
+    """Turns a checkpoint into a network's variables.
+
+    Args:
+        checkpoint: what `read` returned.
+        model: what `models.build` returned.
+        image_shape: height, width and channels of an image.
+
+    Returns:
+        `(params, batch_stats, mask)`: float32, float32 (`{}` without BatchNorm) and bool with the structure and shapes
+        of `params`, True wherever the file has no mask.
+
+    Raises:
+        SettingsError: the checkpoint is another network's; says which tensor shows it and whose it is. Or it masks
+            what is never pruned here.
+    """
+    expected = entries(model, image_shape)
+    shapes = {entry.name: entry.shape for entry in expected if entry.collection}
+    misfit = _first_misfit(shapes, checkpoint.shapes)
+    if misfit:
+        wanted = fits.find(shapes, image_shape) or type(model).__name__
+        fitting = fits.find(checkpoint.shapes, image_shape)
+        raise SettingsError(
+            f"{checkpoint.path}: does not fit {wanted}: {misfit}; it fits {fitting or 'no model known here'}"
+        )
+    masks = checkpoint.masks or {}
+    leaves = {}
+    for entry in expected:
+        mask = masks.get(entry.name, np.ones(entry.shape, bool))
+        if entry.collection == "params":
+            leaves[entry.path] = jnp.asarray(from_torch_layout(mask))
+        if not mask.all() and entry.path[-1:] != ("kernel",):
+            raise SettingsError(
+                f"{checkpoint.path}: {entry.name}_mask prunes {np.sum(~mask)} values; "
+                f"only weights of convolutions and linear layers can be pruned"
+            )
+    return *from_state_dict(model, image_shape, checkpoint.state), unflatten_dict(leaves)
+
+
+def write(
+    path: str | os.PathLike,
+    model: Network,
+    image_shape: ImageShape,
+    params: PyTree,
+    batch_stats: PyTree,
+    mask: PyTree | None = None,
+    *,
+    pruned: bool,
+) -> None:
+    """Writes a state dict for PyTorch; `read` and `variables_from` give the same bits back.
+
+    Args:
+        path: `.pt` or `.pth` (PyTorch must be installed) or `.safetensors`. A reader finds the whole file or none.
+        model: what `models.build` returned.
+        image_shape: height, width and channels of an image.
+        params: parameters of one network, zero where `mask` is False.
+        batch_stats: its BatchNorm statistics; `{}` if it has none.
+        mask: structure and shapes of `params`; None: nothing is pruned.
+        pruned: True: every prunable weight as `_orig` and `_mask`, which fit a network that `torch.nn.utils.prune` was
+            applied to; False: plain.
+
+    Raises:
+        SettingsError: the trees are not this network's, a pruned weight is not zero, or the file cannot be written.
+    """
+    path = Path(path)
+    state = to_state_dict(model, image_shape, params, batch_stats)
+    given = None if mask is None else flatten_dict(mask)
+    masks = {}
+    for entry in entries(model, image_shape):
+        if entry.path[-1:] == ("kernel",):
+            kept = np.ones(entry.shape, bool) if given is None else to_torch_layout(np.asarray(given[entry.path]))
+            _check_agree(path, entry.name, state[entry.name], kept, zeros=True)
+            masks[entry.name] = kept
+    files.save(path, _as_pairs(state, masks) if pruned else state)
+
+
+def _as_pairs(state: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Orders each layer's tensors as `torch.nn.utils.prune` leaves them: bias, weight_orig, weight_mask."""
+    pairs = {}
+    for _, names in itertools.groupby(state, lambda name: name.rpartition(".")[0]):
+        for name in sorted(names, key=masks.__contains__):
+            if name in masks:
+                pairs |= {f"{name}_orig": state[name], f"{name}_mask": masks[name].astype(np.float32)}
+            else:
+                pairs[name] = state[name]
+    return pairs
+
+
+def _without_prefixes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in arrays):
+            return _without_prefixes({name.removeprefix(prefix): array for name, array in arrays.items()})
+    return arrays
+
+
+def _checked_weight(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    if name.endswith(COUNTER):
+        return array
+    if array.dtype != np.float32:
+        raise SettingsError(f"{path}: {name} has dtype {array.dtype}; allowed: floating point")
+    wrong = np.sum(~np.isfinite(array))
+    if wrong:
+        raise SettingsError(f"{path}: {name}: {wrong} of {array.size} values are not finite float32 numbers")
+    return array
+
+
+def _checked_mask(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    kept = array == 1
+    wrong = np.sum(~kept & (array != 0))
+    if wrong:
+        raise SettingsError(f"{path}: {name}: {wrong} of {array.size} values are neither 0 nor 1")
+    return kept
+
+
+def _check_agree(path: Path, name: str, weight: np.ndarray, mask: np.ndarray, zeros: bool) -> None:
+    if weight.shape != mask.shape:
+        raise SettingsError(f"{path}: {name} has shape {weight.shape}, its mask {mask.shape}")
+    stray = np.count_nonzero(weight[~mask])
+    if zeros and stray:
+        raise SettingsError(f"{path}: {name}: {stray} weights are not zero where the mask is")
+
+
+def _first_misfit(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str | None:
+    for name, shape in wanted.items():
+        if name not in found:
+            first = max(found, key=lambda name: len(found[name]) > 1)
+            return f"{name} of shape {shape} is missing, its first weight is {first} of shape {found[first]}"
+        if found[name] != shape:
+            return f"{name} has shape {found[name]}, wanted {shape}"
+    extra = [name for name in found if name not in wanted]
+    return f"{extra[0]} of shape {found[extra[0]]} has no place in it" if extra else None

@@ -1,0 +1,151 @@
+"""`python -m ssoup_jax.interop`, as a user types it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.utils import prune
+
+from ssoup_jax import models
+from ssoup_jax.experiment.plan import Stage
+from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.interop import __main__ as command
+from ssoup_jax.interop import pytorch
+from ssoup_jax.interop.state_dict import from_state_dict
+from ssoup_jax.pruning import selectors
+from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.pruning.transform import apply_mask
+from ssoup_jax.training.state import Variables
+from tests.interop import twins
+
+ROOT = Path(__file__).parent.parent.parent
+IMAGE = (8, 8, 1)
+MODEL = {"arch": "ResNet8", "n_classes": 10, "image_shape": IMAGE}
+STAGE = Stage("Ensemble", 1, None, (), "{}")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A pruned model in a store: its artifact and its folder."""
+    state = {name: value.numpy() for name, value in twins.make("ResNet8", image_shape=IMAGE)[0].state_dict().items()}
+    params, batch_stats = from_state_dict(models.build("ResNet8", 10, IMAGE), IMAGE, state)
+    mask = selectors.select("global", params, full_mask(params), 0.8, jax.random.key(0))
+    artifact = Artifact(Variables(apply_mask(params, mask), batch_stats), mask, {"model": MODEL})
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.begin(STAGE)
+    store.finish(STAGE, artifact)
+    return artifact, store.path(STAGE)
+
+
+def run(capsys, *arguments):
+    """Runs a command in this process; returns its exit code, output and errors."""
+    code = 0
+    try:
+        command.main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        code = exit_.code
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_soup_is_exported_bit_for_bit(stored, tmp_path, capsys, suffix, pruned):
+    artifact, folder = stored
+    out = tmp_path / f"soup{suffix}"
+    code, printed, errors = run(capsys, "export", folder, out, *["--pruned"] * pruned)
+    assert (code, errors) == (0, "")
+    found = pytorch.variables_from(pytorch.read(out), models.build("ResNet8", 10, IMAGE), IMAGE)
+    mask = artifact.mask if pruned else full_mask(artifact.mask)
+    wanted = artifact.variables.params, artifact.variables.batch_stats, mask
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert "fits: ResNet8 with 10 classes on 8x8x1 images" in printed
+    assert "(80.00%)" in printed
+    # The stem, two convolutions in each of three blocks, and the linear layer.
+    assert f"masks: {8 * pruned}\n" in printed
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_an_exported_soup_computes_the_same_in_pytorch(stored, tmp_path, capsys, pruned):
+    artifact, folder = stored
+    assert run(capsys, "export", folder, tmp_path / "soup.pt", *["--pruned"] * pruned)[0] == 0
+    twin, _ = twins.make("ResNet8", image_shape=IMAGE, seed=1)
+    if pruned:
+        for module in twins.prunable(twin):
+            prune.identity(module, "weight")
+    twin.load_state_dict(torch.load(tmp_path / "soup.pt", weights_only=True), strict=True)
+    images = np.random.default_rng(0).normal(size=(5, *IMAGE)).astype(np.float32)
+    model = models.build("ResNet8", 10, IMAGE)
+    ours = jax.jit(lambda variables: model.apply(variables, images, train=False))(artifact.variables.collections())
+    # A few dozen float32 roundings of logits that are about 1.
+    np.testing.assert_allclose(twins.logits(twin, images), ours, rtol=1e-5, atol=2e-6)
+
+
+def test_show_lists_what_a_file_holds(tmp_path, capsys):
+    twin, _ = twins.make("Simple", n_classes=3)
+    prune.l1_unstructured(twin.fc1, "weight", amount=0.25)
+    torch.save(twin.state_dict(), tmp_path / "a.pt")
+    code, printed, errors = run(capsys, "show", tmp_path / "a.pt")
+    assert (code, errors) == (0, "")
+    # 64 x 512 + 512 and 512 x 3 + 3 parameters; a quarter of the first kernel is zero.
+    assert "4 tensors, 34819 parameters" in printed
+    assert "weights: 34304, of them zero: 8192 (23.88%)\nmasks: 1\n" in printed
+    assert "fits: Simple with 3 classes on 8x8x1 images" in printed
+    (line,) = [line for line in printed.splitlines() if "fc1.weight" in line]
+    assert "512x64" in line and "25.00% zero" in line and "masked" in line
+
+
+def test_show_of_a_file_that_fits_nothing(tmp_path, capsys):
+    torch.save({"scale": torch.ones(3)}, tmp_path / "a.pt")
+    code, printed, _ = run(capsys, "show", tmp_path / "a.pt")
+    assert code == 0
+    assert "fits: no model known here" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "command line: the following arguments are required"),
+        (["import", "a.pt"], "invalid choice: 'import'"),
+        (["show"], "the following arguments are required: FILE"),
+        (["show", "missing.pt"], "missing.pt: no such file"),
+        (["export", "missing", "a.pt"], "missing: not a stored artifact"),
+        (["export", "ARTIFACT", "a.onnx"], "a.onnx: found suffix '.onnx'; allowed: .pt, .pth, .safetensors"),
+        (["export", "ARTIFACT", "missing/a.pt"], "missing/a.pt: cannot be written: No such file or directory"),
+        (["export", "ARTIFACT", "a.pt", "--prune"], "unrecognized arguments: --prune"),
+        (["export", "OLD", "a.pt"], "its record does not say which model it is"),
+        (["export", "BROKEN", "a.pt"], "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(stored, tmp_path, capsys, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    places = {name: tmp_path / name for name in ("OLD", "BROKEN")} | {"ARTIFACT": stored[1]}
+    for name in {"OLD", "BROKEN"}.intersection(arguments):
+        shutil.copytree(places["ARTIFACT"], places[name])
+    if "OLD" in arguments:
+        (places["OLD"] / "record.json").write_text("{}")
+    if "BROKEN" in arguments:
+        shutil.rmtree(places["BROKEN"] / "state")
+    code, printed, errors = run(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert (code, printed) == (2, "")
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert expected in errors
+
+
+def test_it_runs_as_a_module(tmp_path):
+    save_file(twins.make("Simple")[0].state_dict(), tmp_path / "a.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-m", "ssoup_jax.interop", "show", tmp_path / "a.safetensors"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fits: Simple with 10 classes on 8x8x1 images" in done.stdout

@@ -1,0 +1,54 @@
+"""Writes `docs/fidelity.md` from a run of the golden tests: `python -m tests.reference.fidelity`."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from tests.reference.deviations import LOG_VARIABLE
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "fidelity.md"
+INTRODUCTION = ROOT / "docs" / "fidelity_intro.md"
+
+
+def measure() -> dict[str, tuple[float, float, int]]:
+    """Runs the golden tests and returns, per comparison, its largest deviation, that one's tolerance and the count.
+
+    Raises:
+        SystemExit: a test failed, so that there is nothing to vouch for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "deviations.jsonl"
+        command = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "reference")]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {LOG_VARIABLE: str(log)}, check=False)
+        if done.returncode:
+            sys.exit(f"error: the golden tests failed (exit code {done.returncode}); {PAGE.name} is left as it was")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    found = defaultdict(list)
+    for line in lines:
+        found[line["comparison"]].append((line["deviation"], line["tolerance"]))
+    return {name: (*max(seen), len(seen)) for name, seen in sorted(found.items())}
+
+
+def page(comparisons: dict[str, tuple[float, float, int]]) -> str:
+    """Returns the page: the introduction and the table of largest deviations."""
+    rows = "\n".join(
+        f"| {name} | {count} | {'exact' if deviation == 0 else f'{deviation:.1e}'} | "
+        f"{'exact' if tolerance == 0 else f'{tolerance:.1e}'} |"
+        for name, (deviation, tolerance, count) in comparisons.items()
+    )
+    return (
+        f"{INTRODUCTION.read_text()}\n## Measured deviations\n\n"
+        "The largest of all comparisons of a kind; the tolerance is the one that applied to it. Written by "
+        "`python -m tests.reference.fidelity`, which runs the golden tests.\n\n"
+        f"| comparison | times | largest deviation | tolerance |\n| --- | --- | --- | --- |\n{rows}\n"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(measure()))
+    print(f"wrote {PAGE.relative_to(ROOT)}")

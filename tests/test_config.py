@@ -1,0 +1,410 @@
+"""Settings: the defaults, the command line, and every mistake a user can make."""
+
+import ast
+import inspect
+import json
+import math
+import tokenize
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base, digits_sms
+from ssoup_jax import models
+from ssoup_jax.config import Settings, make_settings
+from ssoup_jax.data import sources
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.schedules import grammar
+from ssoup_jax.splits import ENSEMBLE_BY
+
+NAN, INF = math.nan, math.inf
+CONFIGS = {"base": base, "digits_sms": digits_sms}
+
+
+def settings(**changes):
+    return make_settings(dict(base.get_config()) | changes)
+
+
+def error_of(**changes):
+    with pytest.raises(SettingsError) as error:
+        settings(**changes)
+    message = str(error.value)
+    assert "\n" not in message, "one line"
+    return message
+
+
+def test_base_has_exactly_the_fields_of_the_settings():
+    assert set(base.get_config()) == set(Settings.model_fields)
+
+
+def test_every_setting_in_base_is_explained_where_it_is_set():
+    source = inspect.getsource(base)
+    comments = {
+        token.start[0]: token.string
+        for token in tokenize.generate_tokens(iter(source.splitlines(keepends=True)).__next__)
+        if token.type == tokenize.COMMENT
+    }
+    lines = {
+        node.targets[0].attr: node.end_lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)
+    }
+    assert set(lines) == set(Settings.model_fields)
+    for name, line in lines.items():
+        assert len(comments.get(line, "").strip("# ")) > 5, name
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_configs_are_valid_and_locked(config):
+    found = CONFIGS[config].get_config()
+    assert isinstance(make_settings(found), Settings)
+    with pytest.raises(AttributeError, match="n_epoch"):
+        found.n_epoch = 3
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        settings().n_epochs = 3
+
+
+def test_the_record_is_json_with_the_members_complete():
+    record = settings(n_splits_total=3).record()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["split_vals"], record["n_splits_total"]) == ([0, 1, 2], 3)
+    assert set(record) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [("( Linear ,0.10 )", "(Linear, 0.1)"), ("(MultiStepLR, 1e-1, [3|6], .2)", "(MultiStepLR, 0.1, [3|6], 0.2)")],
+)
+def test_one_schedule_has_one_spelling(written, canonical):
+    assert settings(learning_rate=written).learning_rate == canonical
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "selected"),
+    [
+        ({}, (0,), (0,)),
+        ({"n_splits_total": 3}, (0, 1, 2), (0, 1, 2)),
+        ({"n_splits_total": 3, "split_vals": (5, 1)}, (5, 1), (5, 1)),
+        (
+            {"strategy": "IMP", "ensemble_by": "weight_decay", "n_splits_total": 3, "split_val": 1e-3},
+            (1e-3,),
+            (1e-3,),
+        ),
+        ({"split_vals": [4, 7]}, (4, 7), (4, 7)),
+        ({"strategy": "IMP", "n_splits_total": 3, "split_val": 2}, (0, 1, 2), (2,)),
+        ({"strategy": "IMP", "split_val": 2.0}, (2,), (2,)),
+        ({"ensemble_by": "weight_decay", "weight_decay": 5e-4}, (5e-4,), (5e-4,)),
+        ({"ensemble_by": "retrain_length", "n_epochs_per_phase": 4}, (4,), (4,)),
+        ({"ensemble_by": "retrain_length", "split_vals": (1, 10)}, (1, 10), (1, 10)),
+        ({"ensemble_by": "retrain_schedule", "split_vals": (1, 0.5)}, (1.0, 0.5), (1.0, 0.5)),
+        ({"strategy": "IMP", "ensemble_by": "retrain_schedule", "split_val": 0.5}, (0.5,), (0.5,)),
+        ({"n_epochs_per_phase": 0}, (0,), (0,)),
+        # LRW's history counts only where LRW is used, and its end is long enough.
+        ({"retrain_schedule": "LRW", "n_epochs_per_phase": 10}, (0,), (0,)),
+        ({"retrain_schedule": "LRW", "ensemble_by": "retrain_length", "split_vals": (10,)}, (10,), (10,)),
+        (
+            {"retrain_schedule": "LRW", "n_epochs_per_phase": 11, "ensemble_by": "retrain_length", "split_vals": (2,)},
+            (2,),
+            (2,),
+        ),
+        ({"n_epochs_per_phase": 11}, (0,), (0,)),
+    ],
+)
+def test_members(changes, members, selected):
+    found = settings(**changes)
+    assert (found.all_splits, found.selected_splits) == (members, selected)
+    assert [type(value) for value in found.selected_splits] == [type(value) for value in selected]
+
+
+# A setting, what is given, and what must be said beyond the setting's name and the value.
+OUT_OF_RANGE = [
+    ("run_id", (-1, 2**31), ()),
+    ("phase", (0, -1), ("greater than or equal to 1",)),
+    ("phase", (3,), ("1 to 2",)),
+    ("n_epochs", (0, -1), ("greater than or equal to 1",)),
+    ("batch_size", (0, -1), ("greater than or equal to 1",)),
+    ("n_epochs_warmup", (-1,), ("greater than or equal to 0",)),
+    ("n_epochs_warmup", (10, 11), ("n_epochs=10",)),
+    ("momentum", (1, 1.0, 1.5), ("less than 1",)),
+    ("momentum", (-0.1,), ("greater than or equal to 0",)),
+    ("momentum", (NAN, INF), ("finite",)),
+    ("weight_decay", (-1e-4,), ("greater than or equal to 0",)),
+    ("weight_decay", (NAN, INF), ("finite",)),
+    ("goal_sparsity", (1, 1.0, 90.0), ("less than 1",)),
+    ("goal_sparsity", (0, 0.0, -0.1), ("greater than 0",)),
+    ("goal_sparsity", (NAN, INF), ("finite",)),
+    ("n_phases", (0, -1), ("greater than or equal to 1",)),
+    ("n_epochs_per_phase", (-1,), ("greater than or equal to 0",)),
+    ("n_splits_total", (0, -1), ("greater than or equal to 1",)),
+    ("bn_recalibration_frac", (1.1,), ("less than or equal to 1",)),
+    ("bn_recalibration_frac", (-0.1,), ("greater than or equal to 0",)),
+    ("bn_recalibration_frac", (NAN, INF), ("finite",)),
+]
+WRONG_TYPE = [
+    (
+        ("run_id", "phase", "n_epochs", "batch_size", "n_phases", "n_epochs_per_phase"),
+        ("5", 1.5, True, None),
+        "integer",
+    ),
+    (("n_epochs_warmup", "n_splits_total"), ("5", 1.5, True, (5,)), "integer"),
+    (("momentum", "weight_decay", "goal_sparsity"), ("0.5", True, None, (0.5,)), "number"),
+    (("bn_recalibration_frac", "split_val"), ("0.5", True, (0.5,)), "number"),
+    (("use_amp", "remat"), ("yes", 1, 0.0, None), "boolean"),
+    (("arch", "dataset"), (3, None, ["x"]), "string"),
+    (("data_dir", "init_from"), (3, True, ["x"]), "string"),
+    (("learning_rate",), (0.1, None, True), "(Linear, lr[, final])"),
+    (("split_vals",), (5, "0,1", 0.5, {"a": 1}, {1, 2}), "tuple"),
+]
+NAMES = [
+    ("strategy", "Ensembl", "Ensemble", ("SMS", "Dense", "IMP", "Ensemble")),
+    ("optimizer", "sgd", "SGD", ("SGD",)),
+    ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
+    ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),
+    ("ensemble_by", "weight-decay", "weight_decay", ENSEMBLE_BY),
+    ("ensemble_method", "GreedySoups", "GreedySoup", ("UniformEnsembling", "GreedySoup", "None")),
+    ("greedy_metric", "acuracy", "accuracy", ("accuracy", "macro_accuracy")),
+    ("bn_recalibration", "Moving", "moving", ("moving", "exact", "None")),
+    ("execution", "vmp", "vmap", ("auto", "map", "vmap", "unroll", "loop")),
+    ("arch", "resnet20", "ResNet20", models.ARCHS),
+    ("arch", "ResNet57", "ResNet56", ("ResNet<6n+2>",)),
+    ("dataset", "cifar-10", "cifar10", sources.SOURCES),
+    ("learning_rate", "(Liner, 0.1)", "Linear", grammar.SCHEDULES),
+]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [(setting, value, allowed) for setting, values, allowed in OUT_OF_RANGE for value in values],
+)
+def test_out_of_range(setting, value, allowed):
+    message = error_of(**{setting: value})
+    assert message.startswith(f"{setting}: found {value!r}; ")
+    assert all(part in message for part in allowed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [(setting, value, allowed) for names, values, allowed in WRONG_TYPE for setting in names for value in values],
+)
+def test_wrong_type(setting, value, allowed):
+    message = error_of(**{setting: value})
+    assert message.startswith(f"{setting}: found {value!r}")
+    assert allowed in message
+
+
+@pytest.mark.parametrize(("setting", "value", "nearest", "allowed"), NAMES)
+def test_unknown_names(setting, value, nearest, allowed):
+    message = error_of(**{setting: value})
+    assert message.startswith(f"{setting}: unknown value ")
+    assert value.strip("()").split(",")[0] in message
+    assert message.endswith(f"; did you mean {nearest!r}?")
+    listed = message.split("allowed: ")[1]
+    assert all(name in listed for name in allowed)
+
+
+@pytest.mark.parametrize("setting", [name for name, *_ in NAMES[:9]])
+@pytest.mark.parametrize("value", [3, ["SMS"], True, {}])
+def test_names_of_the_wrong_type(setting, value):
+    assert error_of(**{setting: value}).startswith(f"{setting}: unknown value {value!r}; allowed: ")
+
+
+@pytest.mark.parametrize("setting", ["strategy", "optimizer", "pruning_selector", "greedy_metric", "execution"])
+def test_none_is_a_name_only_where_it_says_so(setting):
+    assert error_of(**{setting: None}).startswith(f"{setting}: unknown value None; allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("npz:", "npz:PATH"),
+        ("tfds:", "tfds:NAME"),
+        ("npz", "npz:PATH"),
+        ("", "digits"),
+    ],
+)
+def test_malformed_dataset(value, expected):
+    message = error_of(dataset=value)
+    assert message.startswith("dataset: ")
+    assert repr(value) in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Linear, 0.1", [grammar.usage(schedule) for schedule in grammar.SCHEDULES.values()]),
+        ("0.1", [grammar.usage(schedule) for schedule in grammar.SCHEDULES.values()]),
+        ("", [grammar.usage(schedule) for schedule in grammar.SCHEDULES.values()]),
+        ("(Linear,\n0.1", [grammar.usage(schedule) for schedule in grammar.SCHEDULES.values()]),
+        ("(Linear)", ["(Linear)", "(Linear, lr[, final])"]),
+        ("(Linear, 0.1, 0, 0)", ["3 arguments", "(Linear, lr[, final])"]),
+        ("(Linear, fast)", ["'fast'", "(Linear, lr[, final])"]),
+        ("(Linear, -1)", ["-1.0", "above 0", "(Linear, lr[, final])"]),
+        ("(Cosine, nan)", ["nan", "(Cosine, lr)"]),
+        ("(StepLR, 0.1, 1.5, 0.1)", ["'1.5'", "(StepLR, lr, epochs, gamma)"]),
+        ("(ExponentialLR, 0.1, 2)", ["2.0", "(ExponentialLR, lr, gamma)"]),
+        ("(MultiStepLR, 0.1, [6|3], 0.1)", ["[6|3]", "(MultiStepLR, lr, [e1|e2|...], gamma)"]),
+        ("(MultiStepLR, 0.1, 3, 0.1)", ["'3'", "(MultiStepLR, lr, [e1|e2|...], gamma)"]),
+    ],
+)
+def test_malformed_schedules_show_their_grammar(value, expected):
+    message = error_of(learning_rate=value)
+    assert message.startswith("learning_rate: ")
+    assert "allowed: " in message
+    assert all(part in message for part in expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"goal_sparsty": 0.5}, "setting: unknown value 'goal_sparsty'; allowed: strategy, "),
+        ({"goal_sparsty": 0.5}, "did you mean 'goal_sparsity'?"),
+        ({"n_epoch": 5}, "did you mean 'n_epochs'?"),
+        ({"phase": 2, "n_phases": 1}, "phase: found 2; n_phases=1 allows 1 to 1"),
+        ({"split_vals": ()}, "split_vals: found (); at least one value is needed, such as (0, 1, 2)"),
+        ({"split_vals": []}, "split_vals: found ()"),
+        ({"split_vals": (1, 2, 1)}, "split_vals: found 1 more than once; every member needs a value of its own"),
+        ({"split_vals": (1, 1.0)}, "split_vals: found 1 more than once"),
+        ({"split_vals": (0, -1)}, "split_vals: found -1; with ensemble_by='pruned_seed' it is a whole number from 0"),
+        ({"split_vals": ("0", 1)}, "split_vals: found '0'; with ensemble_by='pruned_seed'"),
+        ({"split_vals": (0, None)}, "split_vals: found None; with ensemble_by='pruned_seed'"),
+        ({"split_vals": (0.5,)}, "split_vals: found 0.5; with ensemble_by='pruned_seed'"),
+        ({"split_vals": (NAN,)}, "split_vals: found nan; with ensemble_by='pruned_seed'"),
+        (
+            {"ensemble_by": "weight_decay", "split_vals": (-1e-4,)},
+            "split_vals: found -0.0001; with ensemble_by='weight_decay' it is a weight decay, 0 or more",
+        ),
+        (
+            {"ensemble_by": "retrain_length", "split_vals": (0,)},
+            "split_vals: found 0; with ensemble_by='retrain_length' it is a whole number of epochs, 1 or more",
+        ),
+        (
+            {"ensemble_by": "retrain_schedule", "split_vals": (0,)},
+            "split_vals: found 0; with ensemble_by='retrain_schedule' it is a positive peak learning rate",
+        ),
+        (
+            {"ensemble_by": "weight_decay", "n_splits_total": 3},
+            "split_vals: not given; ensemble_by='weight_decay' needs",
+        ),
+        ({"ensemble_by": "weight_decay", "n_splits_total": 3}, "such as (1e-4, 5e-4, 1e-3)"),
+        ({"ensemble_by": "retrain_length", "n_splits_total": 3}, "such as (5, 10, 15)"),
+        ({"ensemble_by": "retrain_schedule"}, "such as (0.01, 0.05, 0.1)"),
+        ({"split_val": 0}, "split_val: found 0.0; only strategy='IMP' retrains a single member"),
+        ({"strategy": "Dense", "split_val": 0}, "split_val: found 0.0; only strategy='IMP'"),
+        ({"strategy": "Ensemble", "split_val": 0}, "split_val: found 0.0; only strategy='IMP'"),
+        (
+            {"strategy": "IMP", "n_splits_total": 2, "split_val": 7},
+            "split_val: found 7; the members' split_vals are (0, 1)",
+        ),
+        ({"strategy": "IMP", "split_val": 1.5}, "split_val: found 1.5; with ensemble_by='pruned_seed' it is a whole"),
+        ({"strategy": "IMP", "split_val": NAN}, "split_val: found nan; input should be a finite number"),
+        (
+            {"strategy": "Ensemble", "ensemble_method": None},
+            "ensemble_method: found None; strategy='Ensemble' needs one",
+        ),
+        (
+            {"retrain_schedule": "LRW", "n_epochs_per_phase": 11},
+            "n_epochs_per_phase: found 11; retrain_schedule='LRW' repeats the end of the dense history, and n_epochs=",
+        ),
+        (
+            {"retrain_schedule": "LRW", "ensemble_by": "retrain_length", "split_vals": (1, 11)},
+            "split_vals: found 11; retrain_schedule='LRW' repeats the end of the dense history, and n_epochs=10",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(changes, expected):
+    assert expected in error_of(**changes)
+
+
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_a_missing_setting_is_named(setting):
+    config = dict(base.get_config())
+    del config[setting]
+    with pytest.raises(SettingsError, match=f"^{setting}: missing; start from configs/base.py"):
+        make_settings(config)
+
+
+# ml_collections loads a config file in a way that Python has deprecated.
+loads_a_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def from_command_line(*overrides, config="base"):
+    """Returns the settings of `--config configs/NAME.py` with `--config.KEY=VALUE` for each override."""
+    argv = ["launch.py", f"--config={CONFIGS[config].__file__}", *(f"--config.{override}" for override in overrides)]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return make_settings(holder.value)
+
+
+@loads_a_file
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("split_vals=(0,1,2)", (0, 1, 2)),
+        ("split_vals=0,1,2", (0, 1, 2)),
+        ("split_vals=[0, 1]", (0, 1)),
+        ("split_vals=(3,)", (3,)),
+        ("split_vals=2", (2,)),
+        ("split_vals=None", None),
+        ("n_splits_total=5", 5),
+        ("n_epochs_warmup=3", 3),
+        ("ensemble_method=None", None),
+        ("ensemble_method=GreedySoup", "GreedySoup"),
+        ("bn_recalibration=None", None),
+        ("bn_recalibration=exact", "exact"),
+        ("bn_recalibration_frac=0.5", 0.5),
+        ("bn_recalibration_frac=0", 0.0),
+        ("data_dir=None", None),
+        ("init_from=None", None),
+        ("init_from=dense.pt", "dense.pt"),
+        ("data_dir=/data/tfds", "/data/tfds"),
+        ("goal_sparsity=.98", 0.98),
+        ("weight_decay=0", 0.0),
+        ("use_amp=true", True),
+        ("learning_rate=(Cosine, 0.2)", "(Cosine, 0.2)"),
+        ("run_id=7", 7),
+    ],
+)
+def test_overrides_on_the_command_line(override, expected):
+    name = override.partition("=")[0]
+    found = getattr(from_command_line(override), name)
+    assert (found, type(found)) == (expected, type(expected))
+    default = getattr(settings(), name)
+    assert found != default or expected is None
+
+
+@loads_a_file
+@pytest.mark.parametrize(
+    ("overrides", "members", "selected"),
+    [
+        (["n_splits_total=5"], (0, 1, 2, 3, 4), (0, 1, 2, 3, 4)),
+        (["split_vals=(4,2)"], (4, 2), (4, 2)),
+        (["ensemble_by=weight_decay", "split_vals=(1e-4,5e-4)"], (1e-4, 5e-4), (1e-4, 5e-4)),
+        (["strategy=IMP", "n_splits_total=3", "split_val=2"], (0, 1, 2), (2,)),
+        (["strategy=IMP", "split_val=2"], (2,), (2,)),
+        (["strategy=IMP", "ensemble_by=retrain_schedule", "split_vals=(0.1,1)", "split_val=1"], (0.1, 1.0), (1.0,)),
+    ],
+)
+def test_members_on_the_command_line(overrides, members, selected):
+    found = from_command_line(*overrides)
+    assert (found.all_splits, found.selected_splits) == (members, selected)
+    assert [type(value) for value in found.selected_splits] == [type(value) for value in selected]
+
+
+@loads_a_file
+@pytest.mark.parametrize("setting", ["strategy", "arch", "dataset", "learning_rate", "execution"])
+def test_none_on_the_command_line_is_no_value_where_one_is_needed(setting):
+    with pytest.raises(SettingsError, match=f"^{setting}: .*None"):
+        from_command_line(f"{setting}=None")
+
+
+@loads_a_file
+def test_values_on_the_command_line_replace_the_number_that_an_experiment_has_set():
+    found = from_command_line("ensemble_by=weight_decay", "split_vals=(1e-4,5e-4)", config="digits_sms")
+    assert found.record()["n_splits_total"] == 2
+    assert found.all_splits == (1e-4, 5e-4)

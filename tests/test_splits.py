@@ -1,0 +1,104 @@
+"""The members' values."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssoup_jax import splits
+from ssoup_jax.errors import SettingsError
+
+WHOLE = {"pruned_seed": 0, "retrain_length": 1}
+RATES = ("weight_decay", "retrain_schedule")
+
+
+@pytest.mark.parametrize(
+    ("ensemble_by", "value", "expected"),
+    [
+        ("pruned_seed", 0, 0),
+        ("pruned_seed", 3.0, 3),
+        ("pruned_seed", 2**31 - 1, 2**31 - 1),
+        ("retrain_length", 1, 1),
+        ("retrain_length", 7.0, 7),
+        ("weight_decay", 0, 0.0),
+        ("weight_decay", 5e-4, 5e-4),
+        ("retrain_schedule", 1, 1.0),
+        ("retrain_schedule", 0.05, 0.05),
+        ("retrain_schedule", 1e30, 1e30),
+    ],
+)
+def test_a_value_gets_its_type(ensemble_by, value, expected):
+    found = splits.check("split_vals", value, ensemble_by)
+    assert (found, type(found)) == (expected, type(expected))
+    assert splits.check("split_vals", found, ensemble_by) == found
+
+
+NOT_NUMBERS = [None, "3", True, [1], (1,), math.nan, math.inf, -math.inf, 1j]
+
+
+@pytest.mark.parametrize(
+    ("ensemble_by", "value"),
+    [
+        *((by, value) for by in splits.ENSEMBLE_BY for value in (*NOT_NUMBERS, -1, -0.5, 10**400)),
+        *((by, value) for by in WHOLE for value in (0.5, 2.5, 2**31)),
+        ("retrain_length", 0),
+        ("retrain_schedule", 0),
+        ("retrain_schedule", 0.0),
+    ],
+)
+@pytest.mark.parametrize("setting", ["split_vals", "split_val"])
+def test_a_value_that_is_not_allowed(setting, ensemble_by, value):
+    with pytest.raises(SettingsError) as error:
+        splits.check(setting, value, ensemble_by)
+    message = str(error.value)
+    assert message.startswith(f"{setting}: found {value!r}; with ensemble_by={ensemble_by!r} it is a")
+    assert "\n" not in message
+
+
+@settings(max_examples=50, deadline=None)
+@given(m=st.integers(1, 20))
+def test_seeds_count_up_from_zero(m):
+    assert splits.complete("pruned_seed", None, m, 0) == tuple(range(m))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("pruned_seed", None, None, 0), (0,)),
+        (("pruned_seed", None, None, 4), (4,)),
+        (("weight_decay", None, None, 1e-4), (1e-4,)),
+        (("weight_decay", None, 1, 1e-4), (1e-4,)),
+        (("retrain_length", None, None, 5), (5,)),
+        (("pruned_seed", (4, 2.0, 7), None, 0), (4, 2, 7)),
+        (("pruned_seed", [4, 2], 3, 0), (4, 2)),
+        (("weight_decay", (0, 1e-3), None, 1e-4), (0.0, 1e-3)),
+        (("retrain_length", (5, 1), 2, 5), (5, 1)),
+        (("retrain_schedule", (1, 0.05), None, None), (1.0, 0.05)),
+    ],
+)
+def test_complete_values(arguments, expected):
+    found = splits.complete(*arguments)
+    assert found == expected
+    assert list(map(type, found)) == list(map(type, expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("weight_decay", None, 3, 1e-4), "split_vals: not given; ensemble_by='weight_decay' needs"),
+        (("retrain_length", None, 2, 5), "split_vals: not given; ensemble_by='retrain_length' needs"),
+        (("retrain_schedule", None, None, None), "split_vals: not given; ensemble_by='retrain_schedule' needs"),
+        (("pruned_seed", (), None, 0), r"split_vals: found \(\); at least one value is needed"),
+        (("pruned_seed", [], 3, 0), r"split_vals: found \(\); at least one value is needed"),
+        (("pruned_seed", (1, 2, 1), None, 0), "split_vals: found 1 more than once"),
+        (("pruned_seed", (1, 1.0), None, 0), "split_vals: found 1 more than once"),
+        (("weight_decay", (0, 0.0), None, 1e-4), r"split_vals: found 0\.0 more than once"),
+        (("pruned_seed", (1, "a"), None, 0), "split_vals: found 'a'"),
+        (("retrain_length", None, None, 0), "split_vals: found 0"),
+    ],
+)
+def test_values_that_do_not_fit(arguments, expected):
+    with pytest.raises(SettingsError, match=f"^{expected}") as error:
+        splits.complete(*arguments)
+    assert "\n" not in str(error.value)
