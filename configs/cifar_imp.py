@@ -3,9 +3,9 @@
     python launch.py --config configs/cifar_imp.py
     python launch.py --config configs/cifar_imp.py:arch=ResNet56,m=5
 
-Cost: 100 epochs of dense training and 3 x m x 15 of retraining; the first start downloads CIFAR-10 (170 MB) and prepares
-it. Expected result: the published figures for CIFAR-10 are not known to the authors of this file; on CIFAR-100 the soup
-gains about one percentage point over the mean of its candidates (configs/cifar100_imp.py).
+Cost: 100 epochs of dense training and 3 x m x 15 of retraining; the first start downloads CIFAR-10 (170 MB) and
+prepares it. Expected result: no figures for CIFAR-10 were published in a form that could be matched here; on CIFAR-100
+the soup gains about one percentage point over the mean of its candidates (configs/cifar100_imp.py).
 
 Arguments: `arch`, `m` (members), `goal` (sparsity), `phases`, and `smoke` (a tiny network for an epoch, to see whether
 everything is in place).

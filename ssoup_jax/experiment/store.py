@@ -15,7 +15,7 @@ from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment.plan import Stage
 from ssoup_jax.report.sinks import write_json
 from ssoup_jax.training.state import Variables
-from ssoup_jax.trees import PyTree
+from ssoup_jax.trees import PyTree, path_name
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,22 @@ def load(folder: Path, like: Variables) -> Artifact:
         "mask": abstract(like.params, np.bool_),
     }
     try:
+        # Orbax casts and pads where it can, so what is stored must be what is wanted before it is read.
+        stored, wanted = _shapes(ocp.metadata(folder / "state").metadata), _shapes(target)
+        if stored != wanted:
+            name = min(stored.items() ^ wanted.items())[0]
+            raise ValueError(f"{name}: found {stored.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}")
         tree = jax.device_get(ocp.load(folder / "state", target))
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / 'state'}: cannot be read ({reason}); delete the folder to redo it") from None
     return Artifact(Variables(tree["params"], tree["batch_stats"]), tree["mask"], read_record(folder))
+
+
+def _shapes(tree: PyTree) -> dict[str, str]:
+    """Spells the shape and dtype of every leaf, such as `'float32(3, 3, 16, 16)'`, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): f"{np.dtype(leaf.dtype).name}{tuple(leaf.shape)}" for path, leaf in leaves}
 
 
 def _sync(path: Path) -> None:
