@@ -60,14 +60,14 @@ def recalibrated(variables: Variables, fraction: float | None) -> Variables:
 
 
 @functools.cache
-def soup_of(members: tuple[int, ...], fraction: float | None = FRACTION) -> Variables:
+def soup_of(members: tuple[int, ...], fraction: float | None) -> Variables:
     return recalibrated(average(members), fraction)
 
 
 @functools.cache
 def logits_of(members: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Logits by split of one candidate or of the recalibrated soup of several."""
-    variables = candidate(*members) if len(members) == 1 else soup_of(members)
+    variables = candidate(*members) if len(members) == 1 else soup_of(members, FRACTION)
     return {split: found[0] for split, found in CASE.logits(trees.stack([variables])).items()}
 
 
@@ -103,7 +103,7 @@ def test_mask_and_zeros(name):
     members = ingredients(SOUPS[name])
     mask = kernels(CASE.mask(CASE.arrays["phase1/mask"]))
     common = uniform.common_mask([jax.tree.map(lambda w: w != 0, kernels(candidate(m).params)) for m in members])
-    soup = kernels(soup_of(members).params)
+    soup = kernels(soup_of(members, FRACTION).params)
     assert mask.keys() == common.keys() == soup.keys()
     for path, kept in mask.items():
         np.testing.assert_array_equal(common[path], kept, err_msg=path)
@@ -125,7 +125,7 @@ def test_recalibration_at_a_fraction(recalibration):
 
 @pytest.mark.parametrize("name", stored("bn_after_recalibration"))
 def test_recalibration_of_soups(name):
-    found = soup_of(ingredients(SOUPS[name]))
+    found = soup_of(ingredients(SOUPS[name]), FRACTION)
     record_statistics("of soups", found, CASE.arrays[f"phase1/{name}/bn_after_recalibration"])
 
 
@@ -156,12 +156,12 @@ def test_greedy(name):
     scores = [macro_accuracy((member,)) for member in soup["members"]]
     chosen, trials = greedy.select(scores, lambda tried: macro_accuracy(tuple(soup["members"][i] for i in tried)))
 
-    ranked = [names[chosen[0] if not trials else trials[0].members[0]], *(names[trial.candidate] for trial in trials)]
+    ranked = [names[chosen[0]], *(names[trial.candidate] for trial in trials)]
     assert ranked == [value for value, _ in expected["ranked"]]
     assert [names[i] for i in chosen] == expected["selected"]
     assert [[names[i] for i in trial.members] for trial in trials] == [trial["soup"] for trial in expected["trials"]]
     assert [trial.accepted for trial in trials] == [trial["accepted"] for trial in expected["trials"]]
-    pairs = [(trial.score, trial_["accuracy"]) for trial, trial_ in zip(trials, expected["trials"], strict=True)]
+    pairs = [(ours.score, theirs["accuracy"]) for ours, theirs in zip(trials, expected["trials"], strict=True)]
     by_name = dict(zip(names, scores, strict=True))
     pairs += [(by_name[value], accuracy) for value, accuracy in expected["ranked"]]
     # Accuracies are ratios of counts; the reference's are float32.
