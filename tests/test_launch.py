@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "configs" / "digits_sms.py"
 SMALL = [
     f"--config.{setting}"
     for setting in ("arch=Simple", "n_epochs=1", "n_epochs_per_phase=1", "n_phases=1", "n_splits_total=2")
@@ -26,8 +27,8 @@ def launch(*arguments, cwd=ROOT):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("launch")
-    return workdir, launch("--config", "configs/digits_sms.py", "--workdir", workdir, *SMALL)
+    folder = tmp_path_factory.mktemp("launch")
+    return folder / "runs", launch("--config", DIGITS, *SMALL, cwd=folder)
 
 
 def test_one_line_trains_prunes_retrains_and_soups(first):
@@ -44,7 +45,7 @@ def test_one_line_trains_prunes_retrains_and_soups(first):
 def test_the_same_line_again_only_reports(first):
     workdir, _ = first
     before = (workdir / "summary.json").read_text()
-    again = launch("--config", "configs/digits_sms.py", "--workdir", workdir, *SMALL)
+    again = launch("--config", DIGITS, *SMALL, cwd=workdir.parent)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished earlier") == 4
     assert (workdir / "summary.json").read_text() == before

@@ -49,7 +49,7 @@ class Store:
             SettingsError: it cannot be written.
         """
         self.workdir = workdir
-        self._root = workdir / "artifacts"
+        self._root = workdir.absolute() / "artifacts"
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             probe = self._root / f".writable-{os.getpid()}"
@@ -143,6 +143,7 @@ def load(folder: Path, like: Variables) -> Artifact:
     Raises:
         RunError: the stored state cannot be read or is of another structure.
     """
+    folder = folder.absolute()  # Orbax takes no other paths
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(tree, dtype=None):
