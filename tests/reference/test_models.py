@@ -17,6 +17,7 @@ from ssoup_jax import models
 from ssoup_jax.interop.state_dict import entries, from_state_dict, to_state_dict, torch_name
 from ssoup_jax.models.layers import BatchNorm, Dropout
 from tests.reference import golden
+from tests.reference.deviations import record
 
 CASES = golden.load_json("models")["cases"]
 
@@ -157,7 +158,8 @@ def test_logits_and_loss(float32, mode):
     name = f"logits_{mode}"
     found = getattr(outcome, name)
     assert found.dtype == np.float32
-    assert distance(found, expected(case, f"{name}_float64")) <= tolerance(case, name)
+    deviation = distance(found, expected(case, f"{name}_float64"))
+    record(f"models, {case['arch']}: logits in {mode} mode / largest", deviation, tolerance(case, name))
     loss = case[f"loss_{mode}_float64"]
     rounding = abs(case[f"loss_{mode}"] - loss) / loss
     assert outcome.losses[f"loss_{mode}"] == pytest.approx(loss, rel=max(FLOOR, FACTOR * rounding))
@@ -172,7 +174,9 @@ def test_batch_norm_after_one_training_forward(float32):
     assert outcome.bn_after_train.keys() == wanted.keys()
     for name, array in wanted.items():
         # Statistics are made of the same activations as the logits, which have the yardstick.
-        assert distance(outcome.bn_after_train[name], array) <= tolerance(case, "logits_train"), name
+        deviation = distance(outcome.bn_after_train[name], array)
+        comparison = f"models, {case['arch']}: BatchNorm statistics after a training step / largest"
+        record(comparison, deviation, tolerance(case, "logits_train"))
 
 
 def test_gradients(float32):
@@ -188,8 +192,9 @@ def test_gradients(float32):
     # An input of a ReLU that rounding moves across 0 changes gradients in a jump, so that the reference's own float32
     # gradients are up to 0.8 % from its float64 ones; where it had no such jump its yardstick says nothing.
     yardstick = np.abs(expected(case, "grad_norm") - wanted)[live] / wanted[live]
-    for error in (norm_error, dot_error):
-        assert error.max() <= max(5e-3, FACTOR * yardstick.max())
+    for what, error in (("norm", norm_error), ("product with its parameter", dot_error)):
+        comparison = f"models, {case['arch']}: {what} of a parameter's gradient, relative"
+        record(comparison, error.max(), max(5e-3, FACTOR * yardstick.max()))
 
 
 # In float64 XLA's convolutions are slow: minutes for the networks with many parameters.
@@ -201,7 +206,8 @@ def test_float64(case):
     with jax.enable_x64(True):
         outcome = compute(case, jnp.float64)
     for name in ("logits_eval", "logits_train", "grad_norm"):
-        assert distance(getattr(outcome, name), expected(case, f"{name}_float64")) <= 1e-12, name
+        deviation = distance(getattr(outcome, name), expected(case, f"{name}_float64"))
+        record(f"models, {case['arch']}: {name} in float64 / largest", deviation, 1e-12)
     norms = expected(case, "grad_norm_float64")
     error = np.abs(outcome.grad_dot_parameter - expected(case, "grad_dot_parameter_float64"))
     # Relative to the largest gradient, because zero gradients have no size of their own.
