@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
+from tests.interop import large_twins
+
 
 class Simple(nn.Module):
     def __init__(self, n_classes, image_shape):
@@ -73,7 +75,7 @@ CASES = {
 def make(arch, n_classes=10, image_shape=None, seed=0):
     """Returns a network in evaluation mode and its image shape; BatchNorm's statistics are not those of a fresh one."""
     torch.manual_seed(seed)
-    build, own_shape = CASES[arch]
+    build, own_shape = (CASES | large_twins.CASES)[arch]
     image_shape = image_shape or own_shape
     twin = build(n_classes, image_shape)
     for module in twin.modules():

@@ -75,7 +75,8 @@ def apply_norm(norm, variables, x, mutable=()):
 @pytest.mark.parametrize(("batch", "size"), [(6, 5), (2, 1)], ids=["maps", "two values per feature"])
 @pytest.mark.parametrize("torch_momentum", [0.1, 0.9])
 def test_batch_norm_is_torchs(batch, size, torch_momentum):
-    torch = pytest.importorskip("torch")
+    import torch
+
     features, rng = 4, np.random.default_rng(0)
     theirs = torch.nn.BatchNorm2d(features, momentum=torch_momentum)
     scale, bias = rng.normal(1, 0.2, features).astype(np.float32), rng.normal(0, 1, features).astype(np.float32)

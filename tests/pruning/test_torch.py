@@ -2,14 +2,12 @@
 
 import jax
 import numpy as np
-import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import prune
 
 from ssoup_jax.pruning import full_mask, select
-
-torch = pytest.importorskip("torch")
-prune = pytest.importorskip("torch.nn.utils.prune")
 
 
 @st.composite

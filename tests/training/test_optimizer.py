@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax.training import optimizer
-
-torch = pytest.importorskip("torch")
 
 N_STEPS = 6
 SHAPES = {"bias": (3,), "kernel": (4, 3)}
