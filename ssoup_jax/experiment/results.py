@@ -45,7 +45,10 @@ def summarise(settings: Settings, plan: Plan, store: Store) -> dict[str, Any]:
     """Returns the summary of all finished stages of a plan; accuracies are fractions, numbers finite or None."""
     phases = []
     for index, members in enumerate(plan.candidates):
-        candidates = [_model(store.record(stage)) for stage in members if store.has(stage)]
+        # An artifact is named by what it is; what this experiment calls the member is the plan's to say.
+        candidates = [
+            _model(store.record(stage)) | {"split_val": stage.split_val} for stage in members if store.has(stage)
+        ]
         if candidates:
             phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store))
     return to_json(

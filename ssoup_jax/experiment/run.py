@@ -59,7 +59,7 @@ def run(settings: Settings, workdir: Path, console: Console) -> dict[str, Any]:
                 console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
         if missing:
             with _failures_of(missing):
-                _run_group(context, plan, store, missing)
+                _run_group(context, store, missing)
     return results.report(settings, plan, store, console)
 
 
@@ -110,8 +110,7 @@ def _check_parents(plan: Plan, store: Store) -> None:
         if missing:
             raise SettingsError(
                 f"strategy: {stage.title} needs what is not in {store.workdir}: {'; '.join(missing)}; "
-                f"run strategy={'Dense' if stage.parents[0].kind == 'Dense' else stage.parents[0].kind!r} first, "
-                f"with the same settings"
+                f"run strategy={stage.parents[0].kind!r} first, with the same settings"
             )
 
 
@@ -121,7 +120,7 @@ def _groups(wanted: tuple[Stage, ...]) -> Iterator[list[Stage]]:
         yield list(group)
 
 
-def _run_group(context: Context, plan: Plan, store: Store, group: list[Stage]) -> None:
+def _run_group(context: Context, store: Store, group: list[Stage]) -> None:
     like = jax.eval_shape(context.initial_variables)
     first = group[0]
     folders = [store.begin(stage) for stage in group]
@@ -132,7 +131,8 @@ def _run_group(context: Context, plan: Plan, store: Store, group: list[Stage]) -
     elif first.kind == "IMP":
         artifacts = stages.imp(context, first.phase, parents[0], tuple(stage.split_val for stage in group), folders)
     else:
-        artifacts = [stages.ensemble(context, first.phase, parents)]
+        split_vals = [parent.split_val for parent in first.parents]
+        artifacts = [stages.ensemble(context, first.phase, parents, split_vals)]
     for stage, artifact in zip(group, artifacts, strict=True):
         store.finish(stage, artifact)
         context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")

@@ -157,13 +157,14 @@ def imp(
     ]
 
 
-def ensemble(context: Context, phase: int, candidates: list[Artifact]) -> Artifact:
+def ensemble(context: Context, phase: int, candidates: list[Artifact], split_vals: list[int | float]) -> Artifact:
     """Makes the soup of a phase's candidates.
 
     Args:
         context: the experiment's.
         phase: 1-based.
         candidates: in the order of the members.
+        split_vals: what this experiment calls them; a candidate may have been trained under another name.
 
     Returns:
         The soup, recalibrated, with the candidates' mask.
@@ -172,7 +173,6 @@ def ensemble(context: Context, phase: int, candidates: list[Artifact]) -> Artifa
     title = f"Ensemble phase {phase}"
     mask = uniform.common_mask([candidate.mask for candidate in candidates])
     stack = trees.stack([candidate.variables for candidate in candidates])
-    split_vals = [candidate.record["split_val"] for candidate in candidates]
     key = context.key("Ensemble", phase, "recalibrate")
 
     def soup_of(indices: tuple[int, ...] | list[int]) -> Variables:

@@ -271,3 +271,14 @@ def test_a_full_disk_ends_the_stage_with_one_line(tmp_path, monkeypatch):
         tiny.launch(tmp_path)
     assert "\n" not in str(error.value)
     assert not Store(tmp_path).has(tiny.plan().dense)
+
+
+def test_a_member_trained_under_another_name_is_reported_under_its_own(tmp_path):
+    tiny.launch(tmp_path, n_phases=1, n_splits_total=1)
+    decay = tiny.settings().weight_decay
+    changes = {"n_phases": 1, "ensemble_by": "weight_decay", "n_splits_total": None, "split_vals": (decay, 1e-2)}
+    summary, printed = tiny.launch(tmp_path, **changes)
+    assert f"member {decay}: finished earlier" in printed
+    phase = summary["phases"][0]
+    assert [candidate["split_val"] for candidate in phase["candidates"]] == [decay, 1e-2]
+    assert phase["soup"]["ingredients"] == [decay, 1e-2]
