@@ -18,17 +18,17 @@ import numpy as np  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from ssoup_jax import models, trees  # noqa: E402
 from ssoup_jax.data import sources  # noqa: E402
-from ssoup_jax.data.batches import n_batches, on_device  # noqa: E402
+from ssoup_jax.data.batches import n_batches, resident  # noqa: E402
 from ssoup_jax.pruning.prunable import full_mask  # noqa: E402
 from ssoup_jax.training import loop, members, optimizer  # noqa: E402
 from ssoup_jax.training.state import TrainState, Variables  # noqa: E402
 from ssoup_jax.training.step import Problem  # noqa: E402
 
 
-def retrain(problem, examples, positions, variables, mask, keys, n_epochs, batch_size, execution) -> float:
+def retrain(problem, feed, variables, mask, keys, n_epochs, batch_size, execution) -> float:
     """Retrains a stack of as many members as there are keys; returns the seconds it took."""
     stack = trees.stack([variables] * len(keys))
-    n_steps = n_epochs * n_batches(len(positions), batch_size)
+    n_steps = n_epochs * n_batches(len(feed.labels["train"]), batch_size)
     recipe = loop.Recipe(
         learning_rates=[np.linspace(0.1, 0, n_steps, endpoint=False)] * len(keys),
         weight_decays=[1e-4] * len(keys),
@@ -39,7 +39,7 @@ def retrain(problem, examples, positions, variables, mask, keys, n_epochs, batch
     )
     started = time.perf_counter()
     state = TrainState(stack, optimizer.init(stack.params))
-    state, _ = loop.train(problem, examples, state, mask, recipe, positions, execution)
+    state, *_ = loop.train(problem, feed, state, mask, recipe, execution)
     jax.block_until_ready(state)
     return time.perf_counter() - started
 
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
 
     dataset = sources.load("digits")
-    examples, positions = on_device(dataset)
+    feed = resident(dataset)
     execution = members.resolve(options.execution)
     model = models.build(options.arch, dataset.n_classes, dataset.image_shape, conv=members.convolution(execution))
     problem = Problem(model, dataset.transform)
@@ -66,8 +66,7 @@ def main() -> None:
     def run(stack_keys):
         return retrain(
             problem,
-            examples,
-            positions["train"],
+            feed,
             variables,
             full_mask(variables.params),
             stack_keys,

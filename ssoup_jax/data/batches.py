@@ -1,9 +1,11 @@
-"""The order in which a member sees its examples, and how that order is cut into batches."""
+"""Batches: what feeds programs with them, the order in which a member sees its examples, and how that order is cut."""
 
 import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -24,26 +26,57 @@ class Examples:
     labels: jax.Array
 
 
-def on_device(dataset: Dataset) -> tuple[Examples, dict[str, np.ndarray]]:
-    """Puts every split on the device as one array, so that all programs share one data shape.
+class Block(NamedTuple):
+    """Consecutive training batches of every member, ready on the device.
 
-    Args:
-        dataset: the data set on the host.
-
-    Returns:
-        The examples, and for each split (`train`, `val`, `test` and, where there is one, `ood`) its positions in
-        them, int32 `[n]`.
+    Attributes:
+        examples: the images that the batches point into.
+        batches: positions in the examples, int32 `[m, S, B]`.
+        first: the first batch of the block to be taken; those before it belong to earlier steps.
+        last: one past the last batch to be taken, at most S; what follows only fills the shape.
     """
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test, "ood": dataset.ood}
-    splits = {name: split for name, split in splits.items() if split is not None}
-    ends = np.cumsum([len(split.labels) for split in splits.values()])
-    positions = {
-        name: np.arange(end - len(split.labels), end, dtype=np.int32)
-        for (name, split), end in zip(splits.items(), ends, strict=True)
-    }
-    images = np.concatenate([split.images for split in splits.values()])
-    labels = np.concatenate([split.labels for split in splits.values()])
-    return Examples(jax.device_put(images), jax.device_put(labels.astype(np.int32))), positions
+
+    examples: Examples
+    batches: jax.Array
+    first: int
+    last: int
+
+
+class Feed(Protocol):
+    """Where programs get their images from: all on the device, or streamed to it."""
+
+    labels: dict[str, np.ndarray]
+    """Each split's labels, int32 `[n]`, on the host."""
+
+    def training(self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+        """Yields an epoch of shuffled training batches.
+
+        Args:
+            keys: typed PRNG keys `[m]`; members with equal keys see equal batches.
+            epoch: 0-based.
+            batch_size: B; the partial last batch is kept, as a block of its own shape.
+            first_batch: batches of the epoch that were taken before; nothing is read for them.
+        """
+
+    def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
+        """Yields the first batches of the unshuffled training split, seen as in training.
+
+        Args:
+            keys: typed PRNG keys `[m]`, for what is random about how an image is seen.
+            batch_size: B.
+            n_batches: how many.
+        """
+
+    def evaluation(self, split: str, block_size: int) -> Iterator[tuple[Examples, jax.Array]]:
+        """Yields a split in order, as it is seen in evaluation.
+
+        Args:
+            split: its name.
+            block_size: images per block.
+
+        Yields:
+            Examples and positions in them, int32 `[block_size]`; the last block is filled up with any valid position.
+        """
 
 
 def n_batches(n_examples: int, batch_size: int) -> int:
@@ -52,7 +85,7 @@ def n_batches(n_examples: int, batch_size: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="n_examples")
-def epoch_order(keys: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
+def epoch_order(keys: jax.Array, epoch: jax.Array | int, n_examples: int) -> jax.Array:
     """Shuffles an epoch for every member; members with equal keys see equal orders.
 
     Args:
@@ -82,7 +115,7 @@ def cut(order: jax.Array | np.ndarray, batch_size: int) -> list[jax.Array | np.n
     return [block for block in blocks if block.size]
 
 
-def padded_blocks(positions: np.ndarray, block_size: int) -> jax.Array:
+def padded_blocks(positions: np.ndarray, block_size: int) -> np.ndarray:
     """Cuts positions into blocks of one size for evaluation; the last is filled up with its own first position.
 
     Args:
@@ -94,4 +127,68 @@ def padded_blocks(positions: np.ndarray, block_size: int) -> jax.Array:
     """
     missing = -len(positions) % block_size
     padded = np.concatenate([positions, np.full(missing, positions[0], positions.dtype)])
-    return jnp.asarray(padded.reshape(-1, block_size))
+    return padded.reshape(-1, block_size)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Feeds programs with images that all lie on the device, in one array, so that all programs share one data shape.
+
+    Attributes:
+        examples: every split's images and labels.
+        positions: each split's positions in them, int32 `[n]`.
+        order: shuffles an epoch, see `epoch_order`.
+    """
+
+    examples: Examples
+    positions: dict[str, np.ndarray]
+    order: Callable[[jax.Array, int, int], jax.Array | np.ndarray] = epoch_order
+
+    @functools.cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Each split's labels, int32 `[n]`, on the host."""
+        labels = jax.device_get(self.examples.labels)
+        return {split: labels[positions] for split, positions in self.positions.items()}
+
+    def training(self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+        """Yields an epoch in at most two blocks, see `Feed.training`."""
+        positions = self.positions["train"]
+        order = positions[jax.device_get(self.order(keys, epoch, len(positions)))]
+        return self._blocks(order, batch_size, first_batch)
+
+    def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
+        """Yields the batches in at most two blocks, see `Feed.recalibration`."""
+        positions = self.positions["train"][: n_batches * batch_size]
+        return self._blocks(np.broadcast_to(positions, (len(keys), len(positions))), batch_size)
+
+    def evaluation(self, split: str, block_size: int) -> Iterator[tuple[Examples, jax.Array]]:
+        """Yields a split, see `Feed.evaluation`."""
+        for block in padded_blocks(self.positions[split], block_size):
+            yield self.examples, jax.device_put(block)
+
+    def _blocks(self, order: np.ndarray, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+        for block in cut(order, batch_size):
+            length = block.shape[1]
+            if first_batch < length:
+                yield Block(self.examples, jax.device_put(block), first_batch, length)
+            first_batch = max(0, first_batch - length)
+
+
+def resident(dataset: Dataset) -> Resident:
+    """Puts every split of a data set on the device.
+
+    Args:
+        dataset: the data set on the host, uint8 arrays.
+
+    Returns:
+        The feed.
+    """
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    ends = np.cumsum([len(split) for split in splits.values()])
+    positions = {
+        name: np.arange(end - len(split), end, dtype=np.int32)
+        for (name, split), end in zip(splits.items(), ends, strict=True)
+    }
+    images = np.concatenate([split.images for split in splits.values()])
+    labels = np.concatenate([split.labels for split in splits.values()])
+    return Resident(Examples(jax.device_put(images), jax.device_put(labels.astype(np.int32))), positions)

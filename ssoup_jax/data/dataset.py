@@ -1,7 +1,8 @@
-"""What a data set is: uint8 images and labels on the host, in splits that never change."""
+"""What a data set is: images and labels on the host, in splits that never change."""
 
 import dataclasses
 import hashlib
+from typing import Protocol
 
 import numpy as np
 
@@ -11,16 +12,48 @@ from ssoup_jax.errors import SettingsError
 TRAIN_SHARE = 0.9
 
 
+class Files(Protocol):
+    """Compressed images of any size, read one at a time; picklable."""
+
+    fingerprint: str
+    """Hash of what can be known of all images without reading them, such as their names and sizes."""
+
+    def read(self, index: int) -> bytes:
+        """Returns an image as it is stored, in any format that Pillow reads."""
+
+    def describe(self, index: int) -> str:
+        """Says where the image lies, for errors."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Images too many or too large to be held in memory.
+
+    Attributes:
+        files: what they are read from.
+        indices: which of the files, in order, int64 `[N]`.
+    """
+
+    files: Files
+    indices: np.ndarray
+
+    def __getitem__(self, index: np.ndarray | slice) -> "Encoded":
+        return Encoded(self.files, self.indices[index])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Images and their labels.
 
     Attributes:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 `[N, H, W, C]`, or encoded ones.
         labels: int32 `[N]`.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
 
     def __getitem__(self, index: np.ndarray | slice) -> "Split":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ssoup_jax import models
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
-from ssoup_jax.data.batches import on_device
+from ssoup_jax.data.batches import resident
 from ssoup_jax.data.sources import Dataset
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import results, stages
@@ -82,13 +82,10 @@ def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
         conv=members.convolution(execution),
     )
     imported = None if settings.init_from is None else _import(settings.init_from, model, dataset.image_shape)
-    examples, positions = on_device(dataset)
     return Context(
         settings=settings,
         problem=Problem(model, dataset.transform),
-        examples=examples,
-        positions=positions,
-        labels={name: getattr(dataset, name).labels for name in positions},
+        feed=resident(dataset),
         image_shape=dataset.image_shape,
         execution=execution,
         console=console,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssoup_jax import metrics, models, trees
 from ssoup_jax.config import Settings
-from ssoup_jax.data.batches import Examples, n_batches
+from ssoup_jax.data.batches import Feed, n_batches
 from ssoup_jax.errors import RunError
 from ssoup_jax.experiment.plan import Retraining, retraining
 from ssoup_jax.experiment.store import Artifact
@@ -37,9 +37,7 @@ class Context:
     Attributes:
         settings: the experiment's.
         problem: architecture and transform.
-        examples: all images and labels, on the device.
-        positions: each split's positions in the examples, int32 `[n]`.
-        labels: each split's labels, int32 `[n]`, on the host.
+        feed: has the images and labels of every split.
         image_shape: (H, W, C).
         execution: how stacks run, see `training.members.run`.
         console: where progress is shown.
@@ -48,9 +46,7 @@ class Context:
 
     settings: Settings
     problem: Problem
-    examples: Examples
-    positions: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
+    feed: Feed
     image_shape: tuple[int, int, int]
     execution: str
     console: Console
@@ -59,7 +55,7 @@ class Context:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch, the partial last batch included."""
-        return n_batches(len(self.positions["train"]), self.settings.batch_size)
+        return n_batches(len(self.feed.labels["train"]), self.settings.batch_size)
 
     def key(self, *path: str | int) -> jax.Array:
         """Derives a key of this run."""
@@ -228,17 +224,14 @@ def _train(
             with context.console.stage(title, total) as update:
                 update(0)  # the first step is compiled before it is taken
 
-                def on_chunk(progress: loop.Progress) -> None:
+                def on_chunk(progress: loop.Progress, snapshot: loop.Snapshot) -> None:
                     update(
                         progress.step,
                         {"loss": float(progress.losses.mean()), "images/s": progress.images_per_second},
                     )
                     log.add(progress)
 
-                positions = context.positions["train"]
-                state, _ = loop.train(
-                    context.problem, context.examples, state, mask, recipe, positions, context.execution, on_chunk
-                )
+                state, *_ = loop.train(context.problem, context.feed, state, mask, recipe, context.execution, on_chunk)
         seconds = time.perf_counter() - started
         return jax.device_get(state.variables), [
             log.final(i) | {"n_steps": int(n_steps), "seconds": seconds} for i, n_steps in enumerate(recipe.n_steps)
@@ -262,9 +255,8 @@ def _recalibrate(context: Context, stack: Variables, keys: list[jax.Array]) -> V
     settings = context.settings
     stack = recalibrate(
         context.problem,
-        context.examples,
+        context.feed,
         stack,
-        context.positions["train"],
         batch_size=settings.batch_size,
         fraction=settings.bn_recalibration_frac,
         method=settings.bn_recalibration,
@@ -275,22 +267,21 @@ def _recalibrate(context: Context, stack: Variables, keys: list[jax.Array]) -> V
 
 
 def _logits(context: Context, stack: Variables, split: str) -> np.ndarray:
-    return logits(context.problem, context.examples, stack, context.positions[split], context.execution)
+    return logits(context.problem, context.feed, stack, split, context.execution)
 
 
 def _evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> list[dict[str, dict[str, float]]]:
-    """Returns each member's metrics on the given splits, of those that the data set has."""
-    splits = [split for split in splits if split in context.positions]
+    """Returns each member's metrics on the given splits."""
     found = {split: _logits(context, stack, split) for split in splits}
     return [
-        {split: metrics.prediction_metrics(found[split][i], context.labels[split]) for split in splits}
+        {split: metrics.prediction_metrics(found[split][i], context.feed.labels[split]) for split in splits}
         for i in range(trees.stack_size(stack))
     ]
 
 
 def _records(context: Context, stack: Variables) -> list[dict[str, Any]]:
     """Describes each finished model of a stack: metrics on every split, sparsity, cost, size."""
-    scores = _evaluate(context, stack, ("train", "val", "test", "ood"))
+    scores = _evaluate(context, stack, ("train", "val", "test"))
     model = {
         "arch": context.settings.arch,
         "n_classes": context.problem.model.n_classes,
@@ -329,9 +320,8 @@ def _distance_to_pruned(context: Context, params: PyTree) -> dict[str, float]:
 
 def _prediction_ensemble(context: Context, stack: Variables) -> dict[str, dict[str, float]]:
     return {
-        split: metrics.ensemble_metrics(_logits(context, stack, split), context.labels[split])
-        for split in ("val", "test", "ood")
-        if split in context.positions
+        split: metrics.ensemble_metrics(_logits(context, stack, split), context.feed.labels[split])
+        for split in ("val", "test")
     }
 
 

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Examples, cut, epoch_order, n_batches
+from ssoup_jax.data.batches import Feed, n_batches
 from ssoup_jax.errors import RunError
 from ssoup_jax.training import members
 from ssoup_jax.training.state import TrainState
@@ -16,6 +16,9 @@ from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
 from ssoup_jax.trees import PyTree
 
 CHUNK_SECONDS = 1.0
+ON_DIVERGENCE = ("exclude", "fail")
+# Executors under which a member's bits do not depend on which others run.
+_INDEPENDENT = ("map", "loop")
 
 
 @dataclass(frozen=True)
@@ -76,37 +79,53 @@ class Progress:
         return self.losses.size * self.batch_size / self.seconds
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a later call needs to go on from here; everything else follows from the recipe and the step.
+
+    Attributes:
+        step: steps taken by the longest-running member.
+        state: the stack's; the next chunk of steps takes its buffers, so copy what is to last.
+        diverged: each sick member's step whose loss, or whose update, was not finite.
+    """
+
+    step: int
+    state: TrainState
+    diverged: dict[int, int] = field(default_factory=dict)
+
+
 def train(
     problem: Problem,
-    examples: Examples,
-    state: TrainState,
+    feed: Feed,
+    start: TrainState | Snapshot,
     mask: PyTree,
     recipe: Recipe,
-    positions: np.ndarray,
     execution: str,
-    on_chunk: Callable[[Progress], None] = lambda progress: None,
-    order: Callable[[int], np.ndarray] | None = None,
-) -> tuple[TrainState, np.ndarray]:
+    on_chunk: Callable[[Progress, Snapshot], None] = lambda progress, snapshot: None,
+    on_divergence: str = "fail",
+) -> tuple[TrainState, np.ndarray, dict[int, int]]:
     """Trains all members of a stack to the end of their own schedules; shorter ones stop exactly there.
 
     Args:
         problem: architecture and transform.
-        examples: all images and labels.
-        state: the stack's, leaves `[m, ...]`; donated.
+        feed: has the training images.
+        start: the stack's state, leaves `[m, ...]`, or where an earlier call was; its state is donated.
         mask: one member's structure and shapes; shared by all.
         recipe: how each member is trained.
-        positions: the training split, int32 `[n]` positions in `examples`.
         execution: see `members.run`.
-        on_chunk: called after every chunk of steps, about once a second.
-        order: gives an epoch's order, `[m, n]` positions in `positions`, in place of the one drawn from the keys.
+        on_chunk: called after every chunk of steps, about once a second; what it raises ends the training.
+        on_divergence: one of `ON_DIVERGENCE`, for a member whose loss or weights are no longer finite. `'exclude'`
+            stops that member; the others go on as if nothing had happened, bit for bit.
 
     Returns:
-        The trained stack and its training losses before each update, float32 `[m, T]`, NaN where a member had
-        finished.
+        The trained stack; its training losses before each update, float32 `[m, T]`, NaN where a member had finished
+        and for steps before the start; and the diverged members, see `Snapshot`.
 
     Raises:
-        RunError: a member's loss or weights are no longer finite; names the member and the step.
+        RunError: a member diverged, and that is to be a failure; names the member and the step.
     """
+    start = start if isinstance(start, Snapshot) else Snapshot(0, start)
+    step, state, diverged = start.step, start.state, dict(start.diverged)
     n_steps = recipe.n_steps
     total = int(n_steps.max())
     rates = np.zeros((len(n_steps), total), np.float32)
@@ -114,54 +133,58 @@ def train(
         row[: len(member_rates)] = member_rates
     losses = np.full(rates.shape, np.nan, np.float32)
     fn = members.bind(train_steps, problem)
-    mask = jax.device_put(mask)
+    mask, decays = jax.device_put((mask, np.asarray(recipe.weight_decays, np.float32)))
     pace = _Pace()
     compiled = set()
-    per_epoch = n_batches(len(positions), recipe.batch_size)
-    step = 0
-    for epoch in range(-(-total // per_epoch)):
-        drawn = epoch_order(recipe.keys, jnp.int32(epoch), len(positions)) if order is None else order(epoch)
-        for block in cut(positions[np.asarray(drawn)], recipe.batch_size):
-            inputs = Inputs(
-                batches=jnp.asarray(block),
-                learning_rates=jnp.asarray(_window(rates, step, block.shape[1])),
-                weight_decay=jnp.asarray(recipe.weight_decays, jnp.float32),
-                key=recipe.keys,
-            )
-            first = 0
-            while first < block.shape[1] and step < total:
-                active = np.flatnonzero(n_steps > step)
-                count = min(pace.count, block.shape[1] - first, int(n_steps[active].min()) - step)
-                shared = Shared(
-                    examples, mask, jnp.float32(recipe.momentum), jnp.int32(step), jnp.int32(first), jnp.int32(count)
-                )
-                if (block.shape, len(active)) not in compiled:
+    per_epoch = n_batches(len(feed.labels["train"]), recipe.batch_size)
+    for epoch in range(step // per_epoch, -(-total // per_epoch)):
+        for block in feed.training(recipe.keys, epoch, recipe.batch_size, step - epoch * per_epoch):
+            n_slots, batch_size = block.batches.shape[1:]
+            window = jax.device_put(_window(rates, step - block.first, n_slots))
+            inputs = Inputs(batches=block.batches, learning_rates=window, weight_decay=decays, key=recipe.keys)
+            first = block.first
+            while first < block.last and step < total:
+                running = np.flatnonzero(n_steps > step)
+                active = np.array([i for i in running if i not in diverged], int)
+                if execution in _INDEPENDENT:
+                    # Elsewhere the number of members decides the program, hence the others' last bits.
+                    running = active
+                if not len(active):
+                    return state, losses, diverged
+                count = min(pace.count, block.last - first, int(n_steps[running].min()) - step)
+                scalars = jax.device_put((np.float32(recipe.momentum), *np.array([step, first, count], np.int32)))
+                shared = Shared(block.examples, mask, *scalars)
+                if (block.batches.shape, len(running)) not in compiled:
                     # A run of no steps compiles the program and changes nothing, so that no timing includes it.
-                    nothing = shared.replace(n_steps=jnp.int32(0))
-                    state, _ = members.run(execution, fn, nothing, state, inputs, active)
-                    compiled.add((block.shape, len(active)))
+                    nothing = shared.replace(n_steps=jax.device_put(np.int32(0)))
+                    state, _ = members.run(execution, fn, nothing, state, inputs, running)
+                    compiled.add((block.batches.shape, len(running)))
                 with pace.timing(count):
-                    state, figures = members.run(execution, fn, shared, state, inputs, active)
+                    state, figures = members.run(execution, fn, shared, state, inputs, running)
                     figures = jax.device_get(figures)
-                chunk_losses = figures.loss[active, :count]
-                losses[active, step : step + count] = chunk_losses
-                _check_finite(chunk_losses, step, active, recipe.names)
+                taken = slice(step, step + count)
                 first, step = first + count, step + count
-                on_chunk(
-                    Progress(
-                        step,
-                        epoch,
-                        step == total or step % per_epoch == 0,
-                        active,
-                        chunk_losses,
-                        figures.accuracy[active, :count],
-                        rates[active, step - 1],
-                        block.shape[2],
-                        pace.seconds,
-                    )
+                losses[active, taken] = figures.loss[active, :count]
+                diverged |= _sick(losses[:, taken], taken.start, active)
+                if step in n_steps[active]:
+                    finite = np.asarray(_all_finite(state.variables))
+                    diverged |= {int(i): step for i in active if n_steps[i] == step and not finite[i]} | diverged
+                if diverged and on_divergence == "fail":
+                    index, when = min(diverged.items(), key=lambda item: item[1])
+                    raise RunError(_says(recipe.names[index], when, losses[index, when - 1]))
+                progress = Progress(
+                    step,
+                    epoch,
+                    step == total or step % per_epoch == 0,
+                    active,
+                    losses[active, taken],
+                    figures.accuracy[active, :count],
+                    rates[active, step - 1],
+                    batch_size,
+                    pace.seconds,
                 )
-    _check_weights(state, n_steps, recipe.names)
-    return state, losses
+                on_chunk(progress, Snapshot(step, state, dict(diverged)))
+    return state, losses, diverged
 
 
 class _Pace:
@@ -195,16 +218,16 @@ def _window(rates: np.ndarray, start: int, length: int) -> np.ndarray:
     return window
 
 
-def _check_finite(losses: np.ndarray, step: int, active: np.ndarray, names: list[str]) -> None:
-    bad = np.argwhere(~np.isfinite(losses.T))
-    if len(bad):
-        offset, row = bad[0]
-        raise RunError(f"{names[active[row]]}: training loss is {losses[row, offset]} at step {step + offset + 1}")
+def _sick(losses: np.ndarray, taken: int, active: np.ndarray) -> dict[int, int]:
+    """Finds each active member's first step whose loss is not finite."""
+    sick = ~np.isfinite(losses)
+    return {int(i): taken + int(sick[i].argmax()) + 1 for i in active if sick[i].any()}
 
 
-def _check_weights(state: TrainState, n_steps: np.ndarray, names: list[str]) -> None:
-    for index in np.flatnonzero(~np.asarray(_all_finite(state.variables))):
-        raise RunError(f"{names[index]}: a weight is not finite after its last step, {n_steps[index]}")
+def _says(name: str, step: int, loss: float) -> str:
+    if np.isfinite(loss):
+        return f"{name}: a weight is not finite after its last step, {step}"
+    return f"{name}: training loss is {loss} at step {step}"
 
 
 @jax.jit

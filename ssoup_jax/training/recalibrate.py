@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Examples, cut, n_batches
+from ssoup_jax.data.batches import Feed, n_batches
 from ssoup_jax.keys import derive
 from ssoup_jax.training import members
 from ssoup_jax.training.state import Variables
@@ -22,9 +22,8 @@ def n_recalibration_batches(n_examples: int, batch_size: int, fraction: float | 
 
 def recalibrate(
     problem: Problem,
-    examples: Examples,
+    feed: Feed,
     variables: Variables,
-    positions: np.ndarray,
     *,
     batch_size: int,
     fraction: float | None,
@@ -38,9 +37,8 @@ def recalibrate(
 
     Args:
         problem: architecture and transform.
-        examples: all images and labels.
+        feed: has the training images.
         variables: the stack's, leaves `[m, ...]`.
-        positions: the training split, int32 `[n]`.
         batch_size: images per batch; the last batch may be smaller.
         fraction: share of the batches, see `n_recalibration_batches`.
         method: `'moving'` is the reference's moving average with each layer's momentum, from mean 0 and variance 1;
@@ -53,17 +51,17 @@ def recalibrate(
     """
     if method is None or not variables.batch_stats:
         return variables
-    count = n_recalibration_batches(len(positions), batch_size, fraction)
+    count = n_recalibration_batches(len(feed.labels["train"]), batch_size, fraction)
     stats = _reset(variables.batch_stats)
     if not count:
         return variables.replace(batch_stats=stats)
     fn = members.bind(_moving if method == "moving" else _sum_of_moments, problem)
     stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
-    first = 0
-    for block in cut(positions[: count * batch_size], batch_size):
-        shared = (examples, jnp.asarray(block), jnp.int32(first))
-        stats, _ = members.run(execution, fn, shared, stats, (variables, keys))
-        first += len(block)
+    taken = 0
+    for block in feed.recalibration(keys, batch_size, count):
+        shared = (block.examples, jnp.int32(block.last), jnp.int32(taken))
+        stats, _ = members.run(execution, fn, shared, stats, (variables, keys, block.batches))
+        taken += block.last
     if method == "exact":
         stats = _scaled(stats, jnp.float32(1 / count))
     return variables.replace(batch_stats=stats)
@@ -83,24 +81,24 @@ def _scaled(tree: PyTree, factor: jax.Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * factor, tree)
 
 
-def _moving(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array]):
-    examples, batches, first = shared
-    variables, key = inputs
+def _moving(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
+    examples, count, taken = shared
+    variables, key, batches = inputs
 
     def body(i, stats):
         images = examples.images[batches[i]]
-        return forward_train(problem, variables.replace(batch_stats=stats), images, derive(key, first + i))[1]
+        return forward_train(problem, variables.replace(batch_stats=stats), images, derive(key, taken + i))[1]
 
-    return jax.lax.fori_loop(0, len(batches), body, stats), ()
+    return jax.lax.fori_loop(0, count, body, stats), ()
 
 
-def _sum_of_moments(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array]):
-    examples, batches, first = shared
-    variables, key = inputs
+def _sum_of_moments(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
+    examples, count, taken = shared
+    variables, key, batches = inputs
 
     def body(i, total):
         images = examples.images[batches[i]]
-        moments = forward_train(problem, variables, images, derive(key, first + i), "batch_moments")[1]
+        moments = forward_train(problem, variables, images, derive(key, taken + i), "batch_moments")[1]
         return jax.tree.map(jnp.add, total, moments)
 
-    return jax.lax.fori_loop(0, len(batches), body, stats), ()
+    return jax.lax.fori_loop(0, count, body, stats), ()

@@ -1,11 +1,9 @@
 """Orders, batches and blocks."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -68,19 +66,17 @@ def test_orders_depend_on_the_key_and_the_epoch_and_on_nothing_else():
     assert not np.array_equal(found[0], np.arange(50))
 
 
-@pytest.mark.parametrize("with_ood", [False, True])
-def test_every_split_is_found_again_on_the_device(with_ood):
+def test_every_split_is_found_again_on_the_device():
     dataset = sources.load("digits")
-    if with_ood:
-        inverted = sources.Split(255 - dataset.test.images, dataset.test.labels)
-        dataset = dataclasses.replace(dataset, ood=inverted)
-    examples, positions = batches.on_device(dataset)
-    assert list(positions) == ["train", "val", "test"] + ["ood"] * with_ood
+    feed = batches.resident(dataset)
+    examples, positions = feed.examples, feed.positions
+    assert list(positions) == ["train", "val", "test"]
     assert (examples.images.dtype, examples.labels.dtype) == (jnp.uint8, jnp.int32)
     for name, own in positions.items():
         split = getattr(dataset, name)
         assert own.dtype == np.int32
         np.testing.assert_array_equal(np.asarray(examples.images)[own], split.images)
         np.testing.assert_array_equal(np.asarray(examples.labels)[own], split.labels)
+        np.testing.assert_array_equal(feed.labels[name], split.labels)
     everyone = np.concatenate(list(positions.values()))
     np.testing.assert_array_equal(everyone, np.arange(len(examples.labels)))

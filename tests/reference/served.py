@@ -9,7 +9,7 @@ import numpy as np
 
 from ssoup_jax import models, trees
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.batches import Examples
+from ssoup_jax.data.batches import Examples, Resident
 from ssoup_jax.interop.state_dict import from_state_dict, to_state_dict
 from ssoup_jax.training import evaluate, loop, optimizer
 from ssoup_jax.training.recalibrate import recalibrate
@@ -94,9 +94,8 @@ class Served:
         """Recalibrates a stack as the reference does, on the unshuffled training split."""
         return recalibrate(
             self.problem,
-            self.examples,
+            Resident(self.examples, self.positions),
             stack,
-            self.positions["train"],
             batch_size=self.case["batch_size"],
             fraction=fraction,
             method="moving",
@@ -108,8 +107,8 @@ class Served:
         """Evaluates a stack on every split but `train`, `[m, n, n_classes]` each."""
         splits = [split for split in self.positions if split != "train"]
         # One call for all splits: evaluation fills up its blocks, which are larger than these splits.
-        positions = np.concatenate([self.positions[split] for split in splits])
-        found = evaluate.logits(self.problem, self.examples, stack, positions, execution)
+        feed = Resident(self.examples, {"all": np.concatenate([self.positions[split] for split in splits])})
+        found = evaluate.logits(self.problem, feed, stack, "all", execution)
         ends = np.cumsum([len(self.positions[split]) for split in splits])
         return dict(zip(splits, np.split(found, ends[:-1], axis=1), strict=True))
 
@@ -138,7 +137,7 @@ class Served:
         spare = max(0, width - len(runs))
         orders = [self.arrays[f"{run}/order"] for run in [*runs, *runs[:1] * spare]]
 
-        def order(epoch: int) -> np.ndarray:
+        def order(keys: jax.Array, epoch: int, n: int) -> np.ndarray:
             # A member that is done is given any order: what it would see must not matter.
             return np.stack([own[min(epoch, len(own) - 1)] for own in orders])
 
@@ -152,8 +151,8 @@ class Served:
         )
         stack = trees.stack([variables] * len(orders))
         state = TrainState(stack, jax.vmap(optimizer.init)(stack.params))
-        positions = self.positions["train"]
-        return loop.train(self.problem, self.examples, state, mask, recipe, positions, execution, order=order)
+        feed = Resident(self.examples, self.positions, order)
+        return loop.train(self.problem, feed, state, mask, recipe, execution)[:2]
 
 
 @functools.cache

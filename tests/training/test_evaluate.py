@@ -23,7 +23,7 @@ def small_blocks(monkeypatch):
 
 def logits(positions, execution="map"):
     problem = tiny.problem(conv=members.convolution(execution), transform=TRANSFORM)
-    return evaluate.logits(problem, tiny.digits()[0], tiny.variables(), positions, execution)
+    return evaluate.logits(problem, tiny.feed(positions), tiny.variables(), "train", execution)
 
 
 @pytest.mark.parametrize("execution", ["map", "vmap", "unroll", "loop"])
@@ -58,10 +58,9 @@ def test_the_order_of_the_split_is_the_order_of_the_logits():
 
 
 def test_the_variables_stay_usable():
-    examples, positions, _ = tiny.digits()
     variables = tiny.variables()
     before = jax.device_get(variables)
-    evaluate.logits(tiny.problem(transform=TRANSFORM), examples, variables, positions["val"][:5], "map")
+    evaluate.logits(tiny.problem(transform=TRANSFORM), tiny.feed(), variables, "train", "map")
     tiny.assert_equal(jax.device_get(variables), before)
 
 
@@ -69,7 +68,7 @@ def test_a_model_without_batchnorm():
     model = Simple(10, hidden=16)
     examples, positions, _ = tiny.digits()
     variables = tiny.variables(model, m=2)
-    found = evaluate.logits(tiny.problem(model), examples, variables, positions["val"][:20], "map")
+    found = evaluate.logits(tiny.problem(model), tiny.feed(positions["val"][:20]), variables, "train", "map")
     images = jnp.asarray(np.float32(examples.images)[positions["val"][:20]] / np.float32(255))
     for i in range(2):
         direct = model.apply({"params": trees.member(variables.params, i)}, images, train=False)

@@ -36,9 +36,8 @@ def recalibrated(name="Tiny", method="moving", fraction=None, execution="map"):
     problem, stack, positions = case(name)
     return recalibrate.recalibrate(
         problem,
-        tiny.digits()[0],
+        tiny.feed(positions),
         stack,
-        positions,
         batch_size=tiny.BATCH_SIZE,
         fraction=fraction,
         method=method,
@@ -152,13 +151,11 @@ def test_none_leaves_everything_alone():
 @pytest.mark.parametrize("method", recalibrate.METHODS)
 def test_a_model_without_batchnorm_is_returned_as_it_is(method):
     model = models.build("Simple", 10, tiny.IMAGE_SHAPE)
-    examples, _, own = tiny.digits()
     stack = Variables({"fc1": {"kernel": jnp.ones((3, 64, 512))}}, {})
     found = recalibrate.recalibrate(
         tiny.problem(model),
-        examples,
+        tiny.feed(),
         stack,
-        own,
         batch_size=16,
         fraction=1.0,
         method=method,

@@ -11,7 +11,7 @@ from flax import linen as nn
 from ssoup_jax import models, trees
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import Transform
-from ssoup_jax.data.batches import on_device
+from ssoup_jax.data.batches import Resident, resident
 from ssoup_jax.models.layers import Linear, Network, flatten
 from ssoup_jax.pruning.prunable import full_mask, is_prunable
 from ssoup_jax.training import loop, optimizer
@@ -39,8 +39,14 @@ class Tiny(Network):
 @functools.cache
 def digits():
     """All digits on the device, the positions of each split, and the `N` training positions that the tests use."""
-    examples, positions = on_device(sources.load("digits"))
-    return examples, positions, positions["train"][:N]
+    feed = resident(sources.load("digits"))
+    return feed.examples, feed.positions, feed.positions["train"][:N]
+
+
+def feed(positions=None, **options) -> Resident:
+    """Returns the feed whose training split is the given positions, the tests' own by default."""
+    examples, splits, own = digits()
+    return Resident(examples, splits | {"train": own if positions is None else positions}, **options)
 
 
 def problem(model: Network | None = None, conv: str = "plain", transform: Transform | None = None) -> Problem:
@@ -99,11 +105,15 @@ def alone(recipe_: loop.Recipe, index: int) -> loop.Recipe:
     return dataclasses.replace(recipe_, **{name: getattr(recipe_, name)[own] for name in fields})
 
 
-def train(recipe_: loop.Recipe, members: slice = slice(None), execution: str = "map", positions=None, **options):
+def given(order) -> dict:
+    """Returns the option of `feed` for orders that are given by epoch."""
+    return {"order": lambda keys, epoch, n: order(epoch)}
+
+
+def train(recipe_: loop.Recipe, members: slice = slice(None), execution: str = "map", feed_=None, **options):
     """Trains the stack under the mask; returns the trained state and the losses."""
-    examples, _, own = digits()
-    positions = own if positions is None else positions
-    return loop.train(problem(), examples, state(members), mask(), recipe_, positions, execution, **options)
+    found = loop.train(problem(), feed_ or feed(), state(members), mask(), recipe_, execution, **options)
+    return found[:2]
 
 
 def assert_equal(found, expected):
