@@ -1,7 +1,7 @@
 """Runs an experiment: `python launch.py --config configs/digits_sms.py [--config.KEY=VALUE ...] [--workdir runs]`.
 
-Exit codes: 0 done, 1 failed in the middle (finished stages are intact), 2 a setting or input cannot work,
-130 interrupted.
+Exit codes: 0 done, 1 failed in the middle (finished stages are intact), 2 a setting or input cannot work, 130 and 143
+stopped by Ctrl-C or SIGTERM, after a checkpoint; the second such signal stops at once.
 """
 
 import itertools
@@ -66,17 +66,20 @@ def main(argv: list[str]) -> None:
     try:
         # JAX starts with these imports, so they follow its flags.
         from ssoup_jax.config import make_settings
+        from ssoup_jax.experiment.preemption import Preemption
         from ssoup_jax.experiment.run import run
         from ssoup_jax.report.console import Console
 
         workdir = Path(_WORKDIR.value)
         backend.keep_compiled_programs(workdir / "compiled")
-        run(make_settings(_CONFIG.value), workdir, Console())
+        with Preemption() as preemption:
+            run(make_settings(_CONFIG.value), workdir, Console(), preemption)
     except UserError as error:
         leave(error)
-    except KeyboardInterrupt:
-        print("interrupted: finished stages are kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        # One that comes before Preemption is in place has neither a text nor an exit code.
+        print(str(stopped) or "stopped by SIGINT before anything was trained", file=sys.stderr)
+        sys.exit(getattr(stopped, "exit_code", 130))
 
 
 if __name__ == "__main__":

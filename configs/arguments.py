@@ -29,12 +29,14 @@ def parse(text: str | None, **defaults: Any) -> dict[str, Any]:
     return values
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
-    """Shrinks an experiment to one epoch of a tiny network, a single phase and two members."""
-    config.arch = "ResNet8"
+def smoke(config: ConfigDict, arch: str = "ResNet8") -> ConfigDict:
+    """Shrinks an experiment to one epoch of a tiny network on small crops, a single phase and two members."""
+    config.arch = arch
+    config.data.image_size = 32
     config.use_amp = False
     config.n_epochs = config.n_epochs_per_phase = config.n_phases = 1
     config.n_splits_total = 2
+    config.n_epochs_warmup = None
     config.batch_size = 32
     return config
 

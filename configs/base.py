@@ -17,8 +17,18 @@ def get_config() -> ConfigDict:
     config.phase = 1  # which phase 'IMP' and 'Ensemble' run alone; 1 .. n_phases
 
     # Data and model.
-    config.dataset = "digits"  # 'digits', 'npz:PATH', 'tfds:NAME', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100'
+    config.dataset = "digits"  # 'digits', 'npz:PATH', 'folder:PATH' (images in train/CLASS/ and val/CLASS/),
+    #   'tfds:NAME[:CONFIG]', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', 'imagenet2012'
     config.data_dir = placeholder(str)  # where TFDS keeps its data sets; None: TFDS's own default
+    config.data = ConfigDict()
+    config.data.download = True  # whether what is missing in data_dir may be fetched from the network
+    config.data.on_device = placeholder(bool)  # whether all images stay on the device; None: if they fit
+    config.data.image_size = 224  # pixels to a side that images of different sizes are cropped to
+    config.data.workers = 8  # threads that read and decode images on their way to the device; 0: none
+    config.data.skip_undecodable = False  # True: replace an image that cannot be decoded, and count it; False: stop
+    config.ood = "default"  # corrupted test images to evaluate on as well: a list such as
+    #   'gaussian_noise:3, computed:brightness:5'; 'all', 'all:3', 'computed:all', 'computed:all:3'; 'default': what the
+    #   reference does, where they are to be had; None: none. Does not change what is trained
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
     config.init_from = placeholder(str)  # PyTorch file (.safetensors, .pt, .pth) to take as the dense model, which is
@@ -59,6 +69,8 @@ def get_config() -> ConfigDict:
     config.bn_recalibration_frac = 1.0  # share of the training batches it uses; in [0, 1]
 
     # How it runs; does not change what is computed beyond rounding.
+    config.on_divergence = "exclude"  # a member whose loss or weights are not finite: 'exclude' it, or 'fail'
+    config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
     config.execution = "auto"  # 'auto', or how a stack executes: 'map', 'vmap', 'unroll', 'loop'
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 

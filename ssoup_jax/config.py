@@ -1,16 +1,17 @@
 """Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
+import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssoup_jax import models, soups, splits
-from ssoup_jax.data import sources
+from ssoup_jax.data import ood, sources
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.pruning import selectors
 from ssoup_jax.schedules import grammar, retrain
-from ssoup_jax.training import members, recalibrate
+from ssoup_jax.training import interval, loop, members, recalibrate
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
@@ -21,12 +22,25 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "ensemble_method": (*soups.METHODS, None),
     "greedy_metric": ("accuracy", "macro_accuracy"),
     "bn_recalibration": (*recalibrate.METHODS, None),
-    "execution": members.EXECUTIONS,
+    "on_divergence": loop.ON_DIVERGENCE,
 }
 
+Kind = TypeVar("Kind", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class DataSettings(BaseModel):
+    """How the images of a data set are had; `configs/base.py` says what each setting means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    download: bool
+    on_device: bool | None
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    skip_undecodable: bool
 
 
 class Settings(BaseModel):
@@ -39,6 +53,8 @@ class Settings(BaseModel):
     phase: Count
     dataset: str
     data_dir: str | None
+    data: DataSettings
+    ood: str | None
     arch: str
     use_amp: bool
     init_from: str | None
@@ -63,6 +79,8 @@ class Settings(BaseModel):
     bn_recalibration: str | None
     bn_recalibration_frac: Annotated[Number, Field(ge=0, le=1)] | None
     execution: str
+    on_divergence: str
+    checkpoint_every: str | None
     remat: bool
 
     @field_validator(*_CHOICES, mode="before")
@@ -84,6 +102,19 @@ class Settings(BaseModel):
         sources.check_name(value)
         return value
 
+    @field_validator("execution")
+    @classmethod
+    def _known_execution(cls, value: str) -> str:
+        members.check(value)
+        return value
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _known_interval(cls, value: str | None) -> str | None:
+        if value is not None:
+            interval.parse(value)
+        return value
+
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _canonical_schedule(cls, value: str) -> str:
@@ -100,6 +131,7 @@ class Settings(BaseModel):
         if self.strategy == "Ensemble" and self.ensemble_method is None:
             allowed = ", ".join(soups.METHODS)
             raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
+        ood.parse(self.ood, self.dataset)
         values = self.all_splits
         if self.split_val is not None:
             if self.strategy != "IMP":
@@ -160,19 +192,24 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
         SettingsError: one line with the first mistake: the setting, what was found and what is allowed.
     """
     values = dict(config)
-    for name, value in values.items():
-        if name not in Settings.model_fields:
-            raise unknown("setting", name, Settings.model_fields)
-        # This is how None arrives from the command line.
-        if value in ("None", (None,)):
-            values[name] = None
-    if isinstance(values.get("split_vals"), list):
-        values["split_vals"] = tuple(values["split_vals"])
+    if isinstance(values.get("data"), Mapping | ml_collections.ConfigDict):
+        values["data"] = _validated(DataSettings, dict(values["data"]), "data.")
+    return _validated(Settings, values)
+
+
+def _validated(kind: type[Kind], config: Mapping[str, Any], prefix: str = "") -> Kind:
+    values = {}
+    for name, value in config.items():
+        if name not in kind.model_fields:
+            raise unknown("setting", f"{prefix}{name}", [prefix + field for field in kind.model_fields])
+        # This is how None and tuples arrive from the command line.
+        value = None if isinstance(value, str | tuple) and value in ("None", (None,)) else value
+        values[name] = tuple(value) if name == "split_vals" and isinstance(value, list) else value
     try:
-        return Settings(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        setting = str(first["loc"][0])
+        setting = f"{prefix}{first['loc'][0]}"
         if first["type"] == "missing":
             raise SettingsError(f"{setting}: missing; start from configs/base.py, which has every setting") from None
         message = first["msg"][0].lower() + first["msg"][1:]

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import math
+import operator
 import tokenize
 
 import pytest
@@ -12,7 +13,7 @@ from ml_collections import config_flags
 
 from configs import base, digits_sms
 from ssoup_jax import models
-from ssoup_jax.config import Settings, make_settings
+from ssoup_jax.config import DataSettings, Settings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.schedules import grammar
@@ -36,6 +37,7 @@ def error_of(**changes):
 
 def test_base_has_exactly_the_fields_of_the_settings():
     assert set(base.get_config()) == set(Settings.model_fields)
+    assert set(base.get_config().data) == set(DataSettings.model_fields)
 
 
 def test_every_setting_in_base_is_explained_where_it_is_set():
@@ -46,11 +48,13 @@ def test_every_setting_in_base_is_explained_where_it_is_set():
         if token.type == tokenize.COMMENT
     }
     lines = {
-        node.targets[0].attr: node.end_lineno
+        ast.unparse(node.targets[0]).removeprefix("config."): node.end_lineno
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)
     }
-    assert set(lines) == set(Settings.model_fields)
+    data = lines.pop("data")
+    assert set(lines) == {*Settings.model_fields, *(f"data.{name}" for name in DataSettings.model_fields)} - {"data"}
+    assert data < lines["data.download"]
     for name, line in lines.items():
         assert len(comments.get(line, "").strip("# ")) > 5, name
 
@@ -155,7 +159,7 @@ WRONG_TYPE = [
     (("bn_recalibration_frac", "split_val"), ("0.5", True, (0.5,)), "number"),
     (("use_amp", "remat"), ("yes", 1, 0.0, None), "boolean"),
     (("arch", "dataset"), (3, None, ["x"]), "string"),
-    (("data_dir", "init_from"), (3, True, ["x"]), "string"),
+    (("data_dir", "init_from", "ood", "checkpoint_every"), (3, True, ["x"]), "string"),
     (("learning_rate",), (0.1, None, True), "(Linear, lr[, final])"),
     (("split_vals",), (5, "0,1", 0.5, {"a": 1}, {1, 2}), "tuple"),
 ]
@@ -168,6 +172,7 @@ NAMES = [
     ("ensemble_method", "GreedySoups", "GreedySoup", ("UniformEnsembling", "GreedySoup", "None")),
     ("greedy_metric", "acuracy", "accuracy", ("accuracy", "macro_accuracy")),
     ("bn_recalibration", "Moving", "moving", ("moving", "exact", "None")),
+    ("on_divergence", "exlude", "exclude", ("exclude", "fail")),
     ("execution", "vmp", "vmap", ("auto", "map", "vmap", "unroll", "loop")),
     ("arch", "resnet20", "ResNet20", models.ARCHS),
     ("arch", "ResNet57", "ResNet56", ("ResNet<6n+2>",)),
@@ -212,7 +217,7 @@ def test_names_of_the_wrong_type(setting, value):
     assert error_of(**{setting: value}).startswith(f"{setting}: unknown value {value!r}; allowed: ")
 
 
-@pytest.mark.parametrize("setting", ["strategy", "optimizer", "pruning_selector", "greedy_metric", "execution"])
+@pytest.mark.parametrize("setting", ["strategy", "optimizer", "pruning_selector", "greedy_metric", "on_divergence"])
 def test_none_is_a_name_only_where_it_says_so(setting):
     assert error_of(**{setting: None}).startswith(f"{setting}: unknown value None; allowed: ")
 
@@ -320,6 +325,26 @@ def test_settings_that_do_not_fit_together(changes, expected):
     assert expected in error_of(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"download": "yes"}, "data.download: found 'yes'; input should be a valid boolean"),
+        ({"on_device": 1}, "data.on_device: found 1; "),
+        ({"image_size": 4}, "data.image_size: found 4; input should be greater than or equal to 8"),
+        ({"workers": -1}, "data.workers: found -1; "),
+        ({"worker": 1}, "setting: unknown value 'data.worker'; allowed: data.download, "),
+        ({"worker": 1}, "did you mean 'data.workers'?"),
+    ],
+)
+def test_settings_of_the_data(changes, expected):
+    assert expected in error_of(data=dict(base.get_config().data) | changes)
+
+
+@pytest.mark.parametrize("value", [3, None, "x", ["download"]])
+def test_the_settings_of_the_data_belong_together(value):
+    assert error_of(data=value).startswith("data: found ")
+
+
 @pytest.mark.parametrize("setting", Settings.model_fields)
 def test_a_missing_setting_is_named(setting):
     config = dict(base.get_config())
@@ -368,13 +393,20 @@ def from_command_line(*overrides, config="base"):
         ("use_amp=true", True),
         ("learning_rate=(Cosine, 0.2)", "(Cosine, 0.2)"),
         ("run_id=7", 7),
+        ("ood=None", None),
+        ("ood=computed:brightness:5", "computed:brightness:5"),
+        ("checkpoint_every=None", None),
+        ("checkpoint_every=5 epochs", "5 epochs"),
+        ("data.download=false", False),
+        ("data.on_device=true", True),
+        ("data.workers=0", 0),
     ],
 )
 def test_overrides_on_the_command_line(override, expected):
-    name = override.partition("=")[0]
-    found = getattr(from_command_line(override), name)
+    name = operator.attrgetter(override.partition("=")[0])
+    found = name(from_command_line(override))
     assert (found, type(found)) == (expected, type(expected))
-    default = getattr(settings(), name)
+    default = name(settings())
     assert found != default or expected is None
 
 

@@ -1,18 +1,28 @@
 """Every experiment file: its settings are valid, its arguments checked, and its whole path runs on its own data set."""
 
 import io
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
-from configs import cifar100_imp, cifar_imp, digits_sms
+from configs import cifar100_imp, cifar_imp, digits_sms, imagenet_imp, mnist_imp, tinyimagenet_imp
 from ssoup_jax.config import make_settings
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.run import run
 from ssoup_jax.report.console import Console
 from tests.data import archives
 
-CONFIGS = {"digits_sms": digits_sms, "cifar_imp": cifar_imp, "cifar100_imp": cifar100_imp}
+CONFIGS = {
+    "digits_sms": digits_sms,
+    "mnist_imp": mnist_imp,
+    "cifar_imp": cifar_imp,
+    "cifar100_imp": cifar100_imp,
+    "tinyimagenet_imp": tinyimagenet_imp,
+    "imagenet_imp": imagenet_imp,
+}
 
 
 def test_this_list_of_experiments_is_complete():
@@ -42,16 +52,100 @@ def test_a_mistake_in_an_argument_is_one_line(text, expected):
         cifar_imp.get_config(text)
 
 
-@pytest.mark.parametrize(("name", "make", "n_classes"), [("cifar10", archives.cifar10, 10)])
-def test_smoke_runs_the_whole_path_on_archives_in_the_published_layout(tmp_path, name, make, n_classes):
-    shape = (32, 32, 3)
-    train, test = (archives.random_split(n, shape, n_classes, seed=n) for n in (150, 40))
-    (tmp_path / "data" / "downloads" / name).mkdir(parents=True)
-    make(tmp_path / "data" / "downloads" / name, train, test)
-    config = cifar_imp.get_config("smoke")
-    config.data_dir = str(tmp_path / "data")
-    config.arch = "Simple"  # compiles in seconds; the data's path is what matters here
-    with archives.trusted(name):
-        summary = run(make_settings(config), tmp_path / "runs", Console(io.StringIO()))
+SEVERITY_3 = slice(80, 120)  # of five severities with 40 images each
+
+
+def published(folder: Path, make, shape, n_classes) -> None:
+    """Writes a small archive in the published layout, of 150 training and 40 test images."""
+    folder.mkdir(parents=True)
+    make(folder, *(archives.random_split(n, shape, n_classes, seed=n) for n in (150, 40)))
+
+
+def corrupted(folder: Path, n_classes: int) -> None:
+    """Writes the published files of one corruption of 40 test images."""
+    folder.mkdir(parents=True)
+    images = archives.random_split(200, (32, 32, 3), n_classes, seed=3)
+    np.save(folder / "gaussian_noise.npy", images.images)
+    np.save(folder / "labels.npy", np.tile(images.labels[:40], 5).astype(np.int64))
+
+
+def smoke(module, tmp_path, text="smoke", **changes) -> tuple[dict, str]:
+    """Runs a config's smoke argument, with a network that compiles in seconds: the data's path is what matters here."""
+    config = module.get_config(text)
+    config.update({"data_dir": str(tmp_path / "data"), "arch": "Simple", "execution": "map"} | changes)
+    printed = io.StringIO()
+    with archives.without_tensorflow_and_network():
+        summary = run(make_settings(config), tmp_path / "runs", Console(printed))
     assert summary["phases"][0]["soup"]["ingredients"] == [0, 1]
-    assert summary["dense"]["model"]["image_shape"] == list(shape)
+    assert summary["dense"]["model"]["image_shape"][:2] in ([28, 28], [32, 32])
+    return summary, printed.getvalue()
+
+
+def test_smoke_of_cifar10_with_published_corruptions(tmp_path):
+    published(tmp_path / "data/downloads/cifar10", archives.cifar10, (32, 32, 3), 10)
+    corrupted(tmp_path / "data/CIFAR-10-C", 10)
+    with archives.trusted("cifar10"):
+        summary, _ = smoke(cifar_imp, tmp_path, ood="default, computed:gaussian_noise:3")
+    models = [summary["dense"], summary["phases"][0]["soup"], *summary["phases"][0]["candidates"]]
+    for model in models:
+        assert list(model["ood_by_corruption"]) == ["gaussian_noise:3", "computed:gaussian_noise:3"]
+        # Of 40 images each, so the mean is a whole number of eightieths.
+        assert (80 * model["ood"]["accuracy"]) % 1 == pytest.approx(0, abs=1e-9)
+    # Streamed instead of kept on the device, the same batches train the same networks, to the bit.
+    config = cifar_imp.get_config("smoke")
+    config.update({"data_dir": str(tmp_path / "data"), "arch": "Simple", "execution": "map", "ood": None})
+    config.data.update({"on_device": False, "download": False})
+    printed = io.StringIO()
+    again = run(make_settings(config), tmp_path / "again", Console(printed))
+    assert "streamed to the device" in printed.getvalue()
+    for one, other in zip(models, [again["dense"], again["phases"][0]["soup"]], strict=False):
+        assert (one["test"], one["distance_to_origin"]) == (other["test"], other["distance_to_origin"])
+
+
+def test_smoke_of_cifar100_without_published_corruptions(tmp_path):
+    published(tmp_path / "data/downloads/cifar100", archives.cifar100, (32, 32, 3), 100)
+    with archives.trusted("cifar100"):
+        summary, printed = smoke(cifar100_imp, tmp_path)
+    assert "not evaluated out of distribution: ood: gaussian_noise:3 of cifar100" in printed
+    assert "ood" not in summary["dense"]
+
+
+@pytest.mark.slow
+def test_smoke_of_mnist(tmp_path, monkeypatch):
+    published(tmp_path / "data/downloads/mnist", archives.mnist, (28, 28, 1), 10)
+    # The builder knows how many images the published files hold.
+    module = sys.modules[tfds.builder_cls("mnist").__module__]
+    monkeypatch.setattr(module, "_TRAIN_EXAMPLES", 150)
+    monkeypatch.setattr(module, "_TEST_EXAMPLES", 40)
+    with archives.trusted("mnist"):
+        smoke(mnist_imp, tmp_path)
+
+
+def test_smoke_of_imagenet_streams_encoded_images(tmp_path):
+    folder = tmp_path / "data/downloads/imagenet2012"
+    classes = ("n01739381", "n02105855", "n15075141")
+    train = {
+        name: {f"{name}_{i}.JPEG": archives.encoded((50 + i, 40), 20 * c + i) for i in range(20)}
+        for c, name in enumerate(classes)
+    }
+    test = {f"ILSVRC2012_val_0000000{i}.JPEG": archives.encoded((40, 60), 100 + i) for i in range(1, 9)}
+    archives.imagenet2012(folder, train, test)
+    with archives.trusted_by_hand("imagenet2012", folder):
+        smoke(imagenet_imp, tmp_path, ood="computed:brightness:2")
+
+
+@pytest.mark.slow
+def test_smoke_of_tinyimagenet(tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    for i in range(60):
+        path = root / f"train/n{i % 3}/images/n{i % 3}_{i}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archives.encoded((64, 64), i))
+    (root / "val/images").mkdir(parents=True)
+    lines = []
+    for i in range(9):
+        (root / f"val/images/val_{i}.JPEG").write_bytes(archives.encoded((64, 64), 100 + i))
+        lines.append(f"val_{i}.JPEG\tn{i % 3}\t0\t0\t63\t63")
+    (root / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (root / "wnids.txt").write_text("n0\nn1\nn2\n")
+    smoke(tinyimagenet_imp, tmp_path, f"smoke,path={root}")

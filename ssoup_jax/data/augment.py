@@ -48,6 +48,9 @@ TRANSFORMS: dict[str, Transform] = {
 }
 """Transforms by name of the data set; any other data set is only scaled to [0, 1]."""
 
+ENCODED_TRANSFORM = Transform(flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""The transform of images of different sizes, after they were cropped and scaled to one: that of ImageNet."""
+
 
 class Moves(NamedTuple):
     """The random numbers of one batch.

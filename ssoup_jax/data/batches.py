@@ -1,7 +1,7 @@
 """Batches: what feeds programs with them, the order in which a member sees its examples, and how that order is cut."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -48,7 +48,9 @@ class Feed(Protocol):
     labels: dict[str, np.ndarray]
     """Each split's labels, int32 `[n]`, on the host."""
 
-    def training(self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+    def training(
+        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
+    ) -> Generator[Block, None, None]:
         """Yields an epoch of shuffled training batches.
 
         Args:
@@ -150,7 +152,9 @@ class Resident:
         labels = jax.device_get(self.examples.labels)
         return {split: labels[positions] for split, positions in self.positions.items()}
 
-    def training(self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+    def training(
+        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
+    ) -> Generator[Block, None, None]:
         """Yields an epoch in at most two blocks, see `Feed.training`."""
         positions = self.positions["train"]
         order = positions[jax.device_get(self.order(keys, epoch, len(positions)))]
@@ -166,7 +170,7 @@ class Resident:
         for block in padded_blocks(self.positions[split], block_size):
             yield self.examples, jax.device_put(block)
 
-    def _blocks(self, order: np.ndarray, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+    def _blocks(self, order: np.ndarray, batch_size: int, first_batch: int = 0) -> Generator[Block, None, None]:
         for block in cut(order, batch_size):
             length = block.shape[1]
             if first_batch < length:

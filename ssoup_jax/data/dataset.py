@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ssoup_jax.data.augment import Transform
+from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
 
 TRAIN_SHARE = 0.9
@@ -73,8 +74,8 @@ class Dataset:
         train: what is trained on.
         val: what greedy soups are judged on; disjoint from `train`.
         test: what results are reported on.
-        ood: corrupted test images, if there are any.
         transform: what happens to the images on the device.
+        view: how encoded images are cropped and scaled to one size; None: they are arrays of one size already.
         fingerprint: hash of every array, see `fingerprint`.
     """
 
@@ -83,14 +84,21 @@ class Dataset:
     train: Split
     val: Split
     test: Split
-    ood: Split | None
     transform: Transform
+    view: View | None
     fingerprint: str
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        return self.train.images.shape[1:]
+        """Height, width and channels, as the network sees them."""
+        return self.train.images.shape[1:] if self.view is None else (self.view.size, self.view.size, 3)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of all images; None for encoded ones."""
+        if self.view is not None:
+            return None
+        return sum(split.images.nbytes for split in (self.train, self.val, self.test))
 
 
 def permutation(n: int, seed: int) -> np.ndarray:
@@ -103,7 +111,14 @@ def permutation(n: int, seed: int) -> np.ndarray:
 
 
 def assemble(
-    name: str, n_classes: int, training: Split, test: Split, *, transform: Transform, split_seed: int
+    name: str,
+    n_classes: int,
+    training: Split,
+    test: Split,
+    *,
+    transform: Transform,
+    split_seed: int,
+    view: View | None = None,
 ) -> Dataset:
     """Checks a data set, takes the validation images out of the training images and makes the fingerprint.
 
@@ -114,6 +129,7 @@ def assemble(
         test: the test images.
         transform: what happens to the images on the device.
         split_seed: decides which tenth of the training images validates.
+        view: how encoded images are cropped and scaled.
 
     Returns:
         The data set.
@@ -124,8 +140,8 @@ def assemble(
     if n_classes < 2:
         raise SettingsError(f"dataset: {name}: found {n_classes} class; at least 2 are needed")
     for found, split, least in ((training, "training", 2), (test, "test", 1)):
-        if len(found) < least or not found.images.size:
-            shape = found.images.shape
+        shape = getattr(found.images, "shape", (len(found),))
+        if len(found) < least or 0 in shape:
             raise SettingsError(f"dataset: {name}: found {split} images of shape {shape}; at least {least} are needed")
         low, high = int(found.labels.min()), int(found.labels.max())
         if low < 0 or high >= n_classes:
@@ -133,23 +149,30 @@ def assemble(
             raise SettingsError(f"dataset: {name}: found {split} label {worst}; allowed: 0 to {n_classes - 1}")
     order = permutation(len(training), split_seed)
     n_train = int(TRAIN_SHARE * len(training))
-    splits = {"train": training[order[:n_train]], "val": training[order[n_train:]], "test": test, "ood": None}
-    return Dataset(name, n_classes, **splits, transform=transform, fingerprint=fingerprint(splits))
+    splits = {"train": training[order[:n_train]], "val": training[order[n_train:]], "test": test}
+    digest = fingerprint(splits, *(part for part in (transform, view) if part not in (Transform(), None)))
+    return Dataset(name, n_classes, **splits, transform=transform, view=view, fingerprint=digest)
 
 
-def fingerprint(splits: dict[str, Split | None]) -> str:
-    """Hashes names, shapes, dtypes and bytes of all arrays; absent splits do not count.
+def fingerprint(splits: dict[str, Split], *seen_as: Transform | View) -> str:
+    """Hashes names, shapes, dtypes and bytes of all arrays; of encoded images what is known without reading them.
 
     Args:
         splits: the splits by name.
+        *seen_as: what is done to the images before the network sees them.
 
     Returns:
         SHA-256, 64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, split in splits.items():
-        if split is not None:
-            for field, array in (("images", split.images), ("labels", split.labels)):
-                digest.update(f"{name}.{field} {array.shape} {array.dtype.str}\n".encode())
-                digest.update(np.ascontiguousarray(array).data)
+        arrays = {"images": split.images, "labels": split.labels}
+        if isinstance(split.images, Encoded):
+            digest.update(f"{name}.images {split.images.files.fingerprint}\n".encode())
+            arrays["images"] = split.images.indices
+        for field, array in arrays.items():
+            digest.update(f"{name}.{field} {array.shape} {array.dtype.str}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    for part in seen_as:
+        digest.update(f"{part}\n".encode())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """A user's own arrays from an `.npz` file."""
 
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -42,7 +43,11 @@ def read(path: Path) -> tuple[int, Split, Split]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise _error(path, f"cannot be read ({_line(error)})") from error
+    if not there:
         raise _error(path, "no such file")
     if not zipfile.is_zipfile(path):
         raise _error(path, "not an npz file; write it with numpy.savez")
@@ -51,7 +56,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             for name in ARRAYS:
                 if name not in file.files:
-                    has = ", ".join(file.files) or "nothing"
+                    has = _line(", ".join(file.files)) or "nothing"
                     raise _error(path, f"array {name} is missing; found: {has}; needed: {', '.join(ARRAYS)}")
                 found[name] = _plain(path, name, file)
     except (OSError, zipfile.BadZipFile) as error:
@@ -94,8 +99,12 @@ def _labels(path: Path, name: str, found: dict[str, np.ndarray]) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _line(what: Exception | str) -> str:
+    """Makes one short line of what an error says or a file has for names."""
+    line = textwrap.shorten(str(what), 400, placeholder=" ...") or (
+        "" if isinstance(what, str) else type(what).__name__
+    )
+    return line if line.isprintable() else ascii(line)
 
 
 def _error(path: Path, what: str) -> SettingsError:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ssoup_jax.data import npz, tfds
-from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Dataset, Split, assemble, permutation
+from ssoup_jax.data import folder, npz, tfds
+from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform
+from ssoup_jax.data.dataset import Dataset, Encoded, Split, assemble, permutation
+from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError, unknown
 
 __all__ = ["ALIASES", "SOURCES", "Dataset", "Split", "check_name", "load"]
 
-ALIASES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+ALIASES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
 """Data sets of TFDS that go by their bare name."""
 
-SOURCES = ("digits", *ALIASES, "npz:PATH", "tfds:NAME", "tfds:NAME:CONFIG")
+SOURCES = ("digits", *ALIASES, "npz:PATH", "folder:PATH", "tfds:NAME", "tfds:NAME:CONFIG")
 """How a data set may be named."""
 
 
@@ -30,20 +31,24 @@ def check_name(name: str) -> None:
     kind, _, rest = _full(name).partition(":")
     if kind == "tfds":
         tfds.parse(rest)
-    elif kind == "npz":
+    elif kind in ("npz", "folder"):
         if not rest:
-            raise SettingsError(f"dataset: found {name!r}; allowed: npz:PATH, the path of an npz file")
+            raise SettingsError(f"dataset: found {name!r}; allowed: {kind}:PATH, with the path of its data")
     elif name != "digits":
         raise unknown("dataset", name, SOURCES)
 
 
-def load(name: str, *, data_dir: str | None = None, split_seed: int = 42) -> Dataset:
-    """Loads a data set into host memory; the same name always gives the same splits.
+def load(
+    name: str, *, data_dir: str | None = None, split_seed: int = 42, download: bool = True, image_size: int = 224
+) -> Dataset:
+    """Loads a data set, into host memory if its images have one size; the same name always gives the same splits.
 
     Args:
         name: one of `SOURCES`.
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
         split_seed: decides the splits that the source itself does not.
+        download: whether what is not on disk may be fetched.
+        image_size: pixels to a side that images of different sizes are cropped to.
 
     Returns:
         The data set. Where the source has no validation images, a tenth of its training images are.
@@ -57,10 +62,16 @@ def load(name: str, *, data_dir: str | None = None, split_seed: int = 42) -> Dat
         n_classes, training, test = _digits(split_seed)
     elif kind == "npz":
         n_classes, training, test = npz.read(Path(rest).expanduser())
+    elif kind == "folder":
+        n_classes, training, test = folder.read(Path(rest).expanduser())
     else:
-        n_classes, training, test = tfds.read(rest, data_dir)
+        n_classes, training, test = tfds.read(rest, data_dir, download)
         name = tfds.parse(rest)
-    return assemble(name, n_classes, training, test, transform=TRANSFORMS.get(name, Transform()), split_seed=split_seed)
+    view, transform = None, TRANSFORMS.get(name, Transform())
+    if isinstance(training.images, Encoded):
+        # Crops of 224 pixels are taken from images of 256, and others in proportion.
+        view, transform = View(image_size, round(image_size * 256 / 224)), ENCODED_TRANSFORM
+    return assemble(name, n_classes, training, test, transform=transform, split_seed=split_seed, view=view)
 
 
 def _full(name: str) -> str:

@@ -1,18 +1,21 @@
-"""Image data sets of TensorFlow Datasets, read into memory without TensorFlow."""
+"""Image data sets of TensorFlow Datasets, read without TensorFlow."""
 
 import contextlib
+import dataclasses
 import difflib
+import hashlib
+import os
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ssoup_jax.data import prepare
-from ssoup_jax.data.dataset import Split
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.data import cache, prepare
+from ssoup_jax.data.dataset import Encoded, Split
+from ssoup_jax.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -39,27 +42,118 @@ def parse(reference: str) -> str:
     return reference.replace(":", "/")
 
 
-def read(reference: str, data_dir: str | None) -> tuple[int, Split, Split]:
+def read(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split, Split]:
     """Reads a data set, preparing it first where that is still to be done.
+
+    Images of one size are read into memory, and a decoded copy of them is left beside the data set for the next time.
+    Images that have no one size stay encoded, and only a copy of their labels is left.
 
     Args:
         reference: as for `parse`.
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
+        download: whether archives that are not on disk may be fetched.
 
     Returns:
-        The number of classes, the images of its split `train`, and those of `test` or else `validation`.
+        The number of classes, the images of its split `train`, and those of `test` or, where that is missing or has no
+        labels, of `validation`.
 
     Raises:
-        SettingsError: it is unknown, cannot be prepared, or is not a classification of images of one size.
+        SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
     """
+    with _opened(reference, data_dir, download) as (builder, features):
+        names = _test_splits(builder)
+        if "train" not in builder.info.splits or not names:
+            has = ", ".join(builder.info.splits)
+            raise SettingsError(f"found splits {has}; needed: train, and test or validation")
+        return features.n_classes, _read_split(builder, "train", features), _read_test_split(builder, names, features)
+
+
+def read_test(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split]:
+    """Reads the test images of a data set, which need not have any others; as `read` in all else.
+
+    Args:
+        reference: as for `parse`.
+        data_dir: where TFDS keeps its data sets; None: TFDS's own default.
+        download: whether archives that are not on disk may be fetched.
+
+    Returns:
+        The number of classes, and the images of its split `test` or `validation`.
+
+    Raises:
+        SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
+    """
+    with _opened(reference, data_dir, download) as (builder, features):
+        names = _test_splits(builder)
+        if not names:
+            raise SettingsError(f"found splits {', '.join(builder.info.splits)}; needed: test or validation")
+        return features.n_classes, _read_test_split(builder, names, features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The encoded images in a split's records; meets `dataset.Files`.
+
+    Attributes:
+        folder: where the prepared data set is.
+        split: its split.
+        image: the image's name in a record.
+        fingerprint: hash of the data set's name and version and of the split's sizes.
+    """
+
+    folder: str
+    split: str
+    image: str
+    fingerprint: str
+    # By process: one that was forked must not read from what its parent opened.
+    _sources: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def read(self, index: int) -> bytes:
+        """Returns an image as it is stored.
+
+        Raises:
+            RunError: the record cannot be read.
+        """
+        try:
+            source = self._sources.get(os.getpid())
+            if source is None:  # for two threads at once, too: the later one's then serves all
+                source = self._sources[os.getpid()] = self._open()
+            return bytes(source[int(index)][self.image])
+        except Exception as error:  # what the libraries raise has no common class
+            raise RunError(f"{self.describe(index)}: cannot be read ({_line(error)})") from error
+
+    def describe(self, index: int) -> str:
+        """Returns the record's number, split and data set."""
+        return f"record {index} of split {self.split} in {self.folder}"
+
+    def _open(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return _source(tfds.builder_from_directory(self.folder), self.split, self.image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_sources": {}}
+
+
+class _Features(NamedTuple):
+    """Names of the image and the label in a record, number of classes, and whether all images have one size."""
+
+    image: str
+    label: str
+    n_classes: int
+    one_size: bool
+
+
+@contextlib.contextmanager
+def _opened(reference: str, data_dir: str | None, download: bool) -> Iterator[tuple["DatasetBuilder", _Features]]:
+    """Opens a prepared data set; errors within begin with its name."""
     name = parse(reference)
     with _blame(f"dataset: tfds:{name}"):
         builder = _builder(name, data_dir)
-        image, label, n_classes = _features(builder)
+        features = _features(builder)
         if not builder.is_prepared():
-            prepare.prepare(builder)
-        train, test = (_read_split(builder, split, image, label) for split in _split_names(builder))
-    return n_classes, train, test
+            prepare.prepare(builder, download)
+            builder = _builder(name, data_dir)
+        yield builder, features
 
 
 @contextlib.contextmanager
@@ -70,8 +164,11 @@ def _blame(what: str) -> Iterator[None]:
     except SettingsError as error:
         raise SettingsError(f"{what}: {error}") from error.__cause__
     except Exception as error:
-        reason = textwrap.shorten(str(error), 400, placeholder=" ...")
-        raise SettingsError(f"{what}: {type(error).__name__}: {reason}") from error
+        raise SettingsError(f"{what}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400, placeholder=' ...')}"
 
 
 def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
@@ -85,8 +182,7 @@ def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
         raise SettingsError(f"TFDS knows no such data set{hint}") from error
 
 
-def _features(builder: "DatasetBuilder") -> tuple[str, str, int]:
-    """Returns the names of the image and the label in a record, and the number of classes."""
+def _features(builder: "DatasetBuilder") -> _Features:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -97,38 +193,97 @@ def _features(builder: "DatasetBuilder") -> tuple[str, str, int]:
     image, label = keys
     if features[image].np_dtype != np.uint8:
         raise SettingsError(f"images have dtype {np.dtype(features[image].np_dtype)}; allowed: uint8")
-    return image, label, features[label].num_classes
+    return _Features(image, label, features[label].num_classes, None not in features[image].shape)
 
 
-def _split_names(builder: "DatasetBuilder") -> tuple[str, str]:
-    has = list(builder.info.splits)
-    test = next((split for split in ("test", "validation") if split in has), None)
-    if "train" not in has or test is None:
-        raise SettingsError(f"found splits {', '.join(has)}; needed: train, and test or validation")
-    return "train", test
+def _test_splits(builder: "DatasetBuilder") -> list[str]:
+    return [split for split in ("test", "validation") if split in builder.info.splits]
 
 
-def _source(builder: "DatasetBuilder", split: str) -> Any:
+def _read_test_split(builder: "DatasetBuilder", names: list[str], features: _Features) -> Split:
+    *others, last = names
+    for name in others:
+        split = _read_split(builder, name, features)
+        # Where test labels are kept secret, as ImageNet's are, TFDS writes -1.
+        if split.labels.max() >= 0:
+            return split
+    return _read_split(builder, last, features)
+
+
+def _read_split(builder: "DatasetBuilder", split: str, features: _Features) -> Split:
+    with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
+        identity = _identity(builder, split)
+        stamp = _stamp(builder, split)
+    make = _arrays if features.one_size else _labels
+    arrays = cache.through(
+        Path(builder.data_path) / f"ssoup_jax-{split}.arrays",
+        hashlib.sha256(f"{make.__name__} {features} {identity} {stamp}".encode()).hexdigest(),
+        lambda: make(builder, split, features),
+    )
+    if features.one_size:
+        return Split(arrays["images"], arrays["labels"])
+    records = Records(str(builder.data_path), split, features.image, hashlib.sha256(identity.encode()).hexdigest())
+    return Split(Encoded(records, np.arange(len(arrays["labels"]))), arrays["labels"])
+
+
+def _identity(builder: "DatasetBuilder", split: str) -> str:
+    """Describes a split by what is the same wherever it lies."""
+    info = builder.info
+    sizes = [os.path.getsize(path) for path in info.splits[split].filepaths]
+    return f"{info.full_name} {split} {info.splits[split].num_examples} {sizes}"
+
+
+def _stamp(builder: "DatasetBuilder", split: str) -> str:
+    """Describes the files that a split is read from, so that any change to them shows."""
+    paths = builder.info.splits[split].filepaths
+    described = [(Path(builder.data_path) / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+    return f"{described} {[(path.name, os.stat(path).st_mtime_ns) for path in paths]}"
+
+
+def _source(builder: "DatasetBuilder", split: str, *encoded: str) -> Any:
+    """Opens a split's records; the features named `encoded` are not decoded."""
+    import tensorflow_datasets as tfds
+
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded} or None)
     except NotImplementedError as error:
         has = builder.info.file_format.value
         hint = "allowed: array_record; remove it or set data_dir to another folder to have it prepared as that"
         raise SettingsError(f"{builder.data_path} was prepared as {has}; {hint}") from error
 
 
-def _read_split(builder: "DatasetBuilder", split: str, image: str, label: str) -> Split:
+def _arrays(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
+    """Reads and decodes a split."""
     source = _source(builder, split)
     n = len(source)
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int32)
-    for start in range(0, n, BLOCK):
-        with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
-            records = source.__getitems__(list(range(start, min(start + BLOCK, n))))
-        if start == 0:
-            images = np.empty((n, *records[0][image].shape), np.uint8)
-        for position, record in enumerate(records, start):
-            if record[image].shape != images.shape[1:]:
-                shapes = f"{images.shape[1:]} and {record[image].shape}"
-                raise SettingsError(f"images of split {split} have different shapes, such as {shapes}; allowed: one")
-            images[position], labels[position] = record[image], record[label]
-    return Split(images, labels)
+    for position, record in enumerate(_records(source, builder, split)):
+        image = record[features.image]
+        if position == 0:
+            images = np.empty((n, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            shapes = f"{images.shape[1:]} and {image.shape}"
+            raise SettingsError(f"images of split {split} have different shapes, such as {shapes}; allowed: one")
+        images[position], labels[position] = image, record[features.label]
+    return {"images": images, "labels": labels}
+
+
+def _labels(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
+    """Reads a split's labels, for which all of its records are read but no image is decoded."""
+    source = _source(builder, split, features.image)
+    labels = (record[features.label] for record in _records(source, builder, split))
+    return {"labels": np.fromiter(labels, np.int32, len(source))}
+
+
+def _records(source: Any, builder: "DatasetBuilder", split: str) -> Iterator[dict[str, Any]]:
+    """Yields a split's records in order."""
+    for start in range(0, len(source), BLOCK):
+        block = range(start, min(start + BLOCK, len(source)))
+        try:
+            yield from source.__getitems__(list(block))
+        except Exception:
+            for index in block:
+                where = f"record {index} of split {split}"
+                with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again: {where}"):
+                    source[index]
+            raise

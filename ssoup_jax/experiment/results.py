@@ -2,10 +2,12 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssoup_jax.config import Settings
+from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan, Stage
 from ssoup_jax.experiment.store import Store
 from ssoup_jax.report import plot, summary
@@ -13,7 +15,9 @@ from ssoup_jax.report.console import Console
 from ssoup_jax.report.sinks import to_json, write_json
 
 
-def report(settings: Settings, plan: Plan, store: Store, console: Console) -> dict[str, Any]:
+def report(
+    settings: Settings, plan: Plan, store: Store, console: Console, corruptions: Sequence[str] = ()
+) -> dict[str, Any]:
     """Writes `summary.json` and `summary.png`, prints the table, and warns of soups that went wrong.
 
     Every experiment keeps its own under `<workdir>/experiments`; those of the last start lie in the workdir itself.
@@ -23,11 +27,12 @@ def report(settings: Settings, plan: Plan, store: Store, console: Console) -> di
         plan: all its stages; those that are not finished are left out.
         store: where the records are.
         console: where the table goes.
+        corruptions: names of those that the mean out of distribution is taken over.
 
     Returns:
         The summary.
     """
-    found = summarise(settings, plan, store)
+    found = summarise(settings, plan, store, corruptions)
     folder = store.workdir / "experiments" / _digest(plan)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", found)
@@ -41,20 +46,30 @@ def report(settings: Settings, plan: Plan, store: Store, console: Console) -> di
     return found
 
 
-def summarise(settings: Settings, plan: Plan, store: Store) -> dict[str, Any]:
+def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the summary of all finished stages of a plan; accuracies are fractions, numbers finite or None."""
+
+    def model(stage: Stage) -> dict[str, Any]:
+        """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
+        record = store.record(stage)
+        hidden = ("metrics", "candidates", "selected", "stage")
+        found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
+        if corruptions:
+            scores = out_of_distribution.read(store, stage)
+            found["ood"] = out_of_distribution.mean(scores, corruptions)
+            found["ood_by_corruption"] = {name: scores.get(name) for name in corruptions}
+        return found
+
     phases = []
     for index, members in enumerate(plan.candidates):
         # An artifact is named by what it is; what this experiment calls the member is the plan's to say.
-        candidates = [
-            _model(store.record(stage)) | {"split_val": stage.split_val} for stage in members if store.has(stage)
-        ]
+        candidates = [model(stage) | {"split_val": stage.split_val} for stage in members if store.has(stage)]
         if candidates:
-            phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store))
+            phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store, model))
     return to_json(
         {
             "settings": settings.record(),
-            "dense": _model(store.record(plan.dense)) if store.has(plan.dense) else None,
+            "dense": model(plan.dense) if store.has(plan.dense) else None,
             "phases": phases,
         }
     )
@@ -63,11 +78,19 @@ def summarise(settings: Settings, plan: Plan, store: Store) -> dict[str, Any]:
 def one_line(record: dict[str, Any]) -> str:
     """Says in one line what a finished stage achieved."""
     scores = record["metrics"]
-    parts = [f"{split} accuracy {scores[split]['accuracy']:.2%}" for split in ("test", "val", "ood") if split in scores]
+    if record.get("diverged") is not None:
+        return f"diverged at step {record['diverged']}, left out"
+    parts = [f"{split} accuracy {scores[split]['accuracy']:.2%}" for split in ("test", "val") if split in scores]
     return ", ".join([*parts, f"sparsity {record['sparsity']['prunable']:.2%}"])
 
 
-def _phase(phase: int, candidates: list[dict], soups: tuple[Stage, ...], store: Store) -> dict[str, Any]:
+def _phase(
+    phase: int,
+    candidates: list[dict],
+    soups: tuple[Stage, ...],
+    store: Store,
+    model: Callable[[Stage], dict[str, Any]],
+) -> dict[str, Any]:
     mean, best = summary.mean_and_max(candidates)
     found = {
         "phase": phase,
@@ -84,15 +107,9 @@ def _phase(phase: int, candidates: list[dict], soups: tuple[Stage, ...], store: 
             record = store.record(stage)
             chosen = [one for one in candidates if one["split_val"] in record["ingredients"]]
             mean, best = summary.mean_and_max(chosen)
-            found |= {"soup": _model(record), **record["candidates"]}
+            found |= {"soup": model(stage), **record["candidates"]}
             found["selected"] = record["selected"] | {"candidates_mean": mean, "candidates_max": best}
     return found
-
-
-def _model(record: dict[str, Any]) -> dict[str, Any]:
-    """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
-    rest = {name: value for name, value in record.items() if name not in ("metrics", "candidates", "selected", "stage")}
-    return record["metrics"] | rest
 
 
 def _digest(plan: Plan) -> str:

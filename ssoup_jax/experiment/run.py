@@ -1,7 +1,9 @@
 """Walks the plan: skips what is finished, runs what is wanted, and reports."""
 
 import contextlib
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,28 +14,37 @@ import jax.numpy as jnp
 from ssoup_jax import models
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
-from ssoup_jax.data.batches import resident
+from ssoup_jax.data.batches import Feed, resident
 from ssoup_jax.data.sources import Dataset
+from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.experiment import results, stages
+from ssoup_jax.experiment import lock, out_of_distribution, results, stages
+from ssoup_jax.experiment.checkpoints import Checkpoints
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
+from ssoup_jax.experiment.preemption import Preemption
+from ssoup_jax.experiment.resumable import Work
 from ssoup_jax.experiment.stages import Context
 from ssoup_jax.experiment.store import Artifact, Store
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.layers import Network
 from ssoup_jax.report.console import Console
-from ssoup_jax.training import members
+from ssoup_jax.training import members, memory
+from ssoup_jax.training.autotune import Remembered
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem
 
+# Images of one block on their way to the device; a few such blocks are there at a time.
+STREAMED_BLOCK_BYTES = 64 * 2**20
 
-def run(settings: Settings, workdir: Path, console: Console) -> dict[str, Any]:
+
+def run(settings: Settings, workdir: Path, console: Console, preemption: Preemption | None = None) -> dict[str, Any]:
     """Finishes the stages that the settings ask for and reports on the whole experiment.
 
     Args:
         settings: the experiment's.
         workdir: where artifacts and summaries live.
         console: where progress is shown.
+        preemption: says when a stop is asked for; None: never.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -41,30 +52,39 @@ def run(settings: Settings, workdir: Path, console: Console) -> dict[str, Any]:
     Raises:
         SettingsError: something cannot work; nothing was trained.
         RunError: a stage failed; what was finished before is intact.
+        Stopped: a stop was asked for.
     """
-    dataset = sources.load(settings.dataset, data_dir=settings.data_dir)
-    context = prepare(settings, dataset, console)
+    dataset = sources.load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        download=settings.data.download,
+        image_size=settings.data.image_size,
+    )
+    context = prepare(settings, dataset, console, Remembered(workdir / "execution.json"))
     plan = make_plan(settings, dataset.fingerprint, context.imported and context.imported.record["sha256"])
-    store = Store(workdir)
+    corruptions = out_of_distribution.available(context)
+    store = Store(workdir, on_damage=console.line)
     _check_parents(plan, store)
     console.line(
         f"{dataset.name}: {len(dataset.train.labels)} training, {len(dataset.val.labels)} validation and "
         f"{len(dataset.test.labels)} test images, {dataset.n_classes} classes; {settings.arch} on "
-        f"{jax.devices()[0].device_kind}, execution {context.execution!r}"
+        f"{jax.devices()[0].device_kind}"
     )
     for group in _groups(plan.wanted):
-        missing = [stage for stage in group if not store.has(stage)]
-        for stage in group:
-            if stage not in missing:
-                console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
-        if missing:
-            with _failures_of(missing):
-                _run_group(context, store, missing)
-    return results.report(settings, plan, store, console)
+        with _failures_of(group):
+            _finish(context, store, group, preemption or Preemption())
+    out_of_distribution.evaluate(context, plan, store, corruptions)
+    return results.report(settings, plan, store, console, [str(corruption) for corruption, _ in corruptions])
 
 
-def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
+def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None) -> Context:
     """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
+
+    Args:
+        settings: the experiment's.
+        dataset: its data.
+        console: where progress is shown.
+        choices: which executor was the fastest for earlier stacks.
 
     Raises:
         SettingsError: the network does not fit the images, the file not the network, or a batch not the training split.
@@ -72,24 +92,54 @@ def prepare(settings: Settings, dataset: Dataset, console: Console) -> Context:
     n_train = len(dataset.train.labels)
     if settings.batch_size > n_train:
         raise SettingsError(f"batch_size: found {settings.batch_size}; the training split has only {n_train} images")
+
+    @functools.cache
+    def problem_for(execution: str) -> Problem:
+        model = models.build(
+            settings.arch,
+            dataset.n_classes,
+            dataset.image_shape,
+            dtype=jnp.bfloat16 if settings.use_amp else jnp.float32,
+            remat=settings.remat,
+            conv=members.convolution(execution),
+        )
+        return Problem(model, dataset.transform)
+
     execution = members.resolve(settings.execution)
-    model = models.build(
-        settings.arch,
-        dataset.n_classes,
-        dataset.image_shape,
-        dtype=jnp.bfloat16 if settings.use_amp else jnp.float32,
-        remat=settings.remat,
-        conv=members.convolution(execution),
-    )
+    model = problem_for(execution).model
     imported = None if settings.init_from is None else _import(settings.init_from, model, dataset.image_shape)
     return Context(
         settings=settings,
-        problem=Problem(model, dataset.transform),
-        feed=resident(dataset),
+        problem_for=problem_for,
+        feed=_feed(settings, dataset, console),
         image_shape=dataset.image_shape,
         execution=execution,
         console=console,
+        choices=choices,
         imported=imported,
+    )
+
+
+def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:
+    """Keeps the images on the device if they fit, and streams them to it otherwise."""
+    wanted, n_bytes, free = settings.data.on_device, dataset.nbytes, memory.free_bytes("auto")
+    if wanted and n_bytes is None:
+        raise SettingsError("data.on_device: found True; images of different sizes can only be streamed to the device")
+    if wanted and free is not None and n_bytes > free:
+        raise SettingsError(
+            f"data.on_device: found True; the images take {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free"
+        )
+    if n_bytes is not None and (wanted or (wanted is None and memory.data_fits(n_bytes, free))):
+        return resident(dataset)
+    image_bytes = math.prod(dataset.image_shape) * settings.batch_size
+    size = "images of different sizes" if n_bytes is None else f"{n_bytes / 1e9:.2f} GB of images"
+    console.line(f"data: {size} are streamed to the device by {settings.data.workers} threads")
+    return Streaming(
+        dataset,
+        dataset.view,
+        workers=settings.data.workers,
+        steps_per_block=max(1, min(64, STREAMED_BLOCK_BYTES // image_bytes)),
+        skip_undecodable=settings.data.skip_undecodable,
     )
 
 
@@ -117,21 +167,42 @@ def _groups(wanted: tuple[Stage, ...]) -> Iterator[list[Stage]]:
         yield list(group)
 
 
-def _run_group(context: Context, store: Store, group: list[Stage]) -> None:
+def _finish(context: Context, store: Store, group: list[Stage], preemption: Preemption) -> None:
+    """Runs what is missing of a group, once no other launch is at it."""
+    if any(not store.has(stage) for stage in group):
+        with lock.hold(store.locks, [stage.name for stage in group], context.console.line):
+            # Whoever held the stages may have finished them, or left them whole but for their names.
+            store.recover()
+            missing = [stage for stage in group if not store.has(stage)]
+            if missing:
+                _run_group(context, store, missing, preemption)
+                group = [stage for stage in group if stage not in missing]
+    for stage in group:
+        context.console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
+
+
+def _run_group(context: Context, store: Store, group: list[Stage], preemption: Preemption) -> None:
     like = jax.eval_shape(context.initial_variables)
     first = group[0]
-    folders = [store.begin(stage) for stage in group]
+    work = Work(
+        folders=[store.begin(stage) for stage in group],
+        checkpoints=store.checkpoints(group),
+        every=context.settings.checkpoint_every,
+        preemption=preemption,
+        console=context.console,
+    )
     parents = [store.load(parent, like) for parent in first.parents]
     artifacts: list[Artifact]
     if first.kind == "Dense":
-        artifacts = [stages.dense(context, folders[0])]
+        artifacts = [stages.dense(context, work)]
     elif first.kind == "IMP":
-        artifacts = stages.imp(context, first.phase, parents[0], tuple(stage.split_val for stage in group), folders)
+        artifacts = stages.imp(context, first.phase, parents[0], tuple(stage.split_val for stage in group), work)
     else:
         split_vals = [parent.split_val for parent in first.parents]
         artifacts = [stages.ensemble(context, first.phase, parents, split_vals)]
+    store.finish_group(group, artifacts)
+    Checkpoints(work.checkpoints).discard()
     for stage, artifact in zip(group, artifacts, strict=True):
-        store.finish(stage, artifact)
         context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
 
 

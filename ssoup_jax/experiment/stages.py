@@ -1,8 +1,8 @@
 """The three stages, each (inputs) -> artifact: dense, imp, ensemble."""
 
-import time
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,17 +12,18 @@ from ssoup_jax import metrics, models, trees
 from ssoup_jax.config import Settings
 from ssoup_jax.data.batches import Feed, n_batches
 from ssoup_jax.errors import RunError
+from ssoup_jax.experiment import resumable
 from ssoup_jax.experiment.plan import Retraining, retraining
+from ssoup_jax.experiment.resumable import Trained, Work
 from ssoup_jax.experiment.store import Artifact
 from ssoup_jax.keys import derive
 from ssoup_jax.pruning import selectors
 from ssoup_jax.pruning.prunable import full_mask
 from ssoup_jax.pruning.transform import apply_mask
 from ssoup_jax.report.console import Console
-from ssoup_jax.report.epochs import EpochLog
 from ssoup_jax.schedules import pretrain, retrain
 from ssoup_jax.soups import greedy, uniform
-from ssoup_jax.training import loop, optimizer
+from ssoup_jax.training import autotune, loop, members, memory
 from ssoup_jax.training.evaluate import logits
 from ssoup_jax.training.recalibrate import recalibrate
 from ssoup_jax.training.state import TrainState, Variables
@@ -36,21 +37,28 @@ class Context:
 
     Attributes:
         settings: the experiment's.
-        problem: architecture and transform.
+        problem_for: architecture and transform, for an executor.
         feed: has the images and labels of every split.
         image_shape: (H, W, C).
-        execution: how stacks run, see `training.members.run`.
+        execution: how models are evaluated and recalibrated, see `training.members.run`.
+        choices: which executor was the fastest for earlier stacks; None: not kept.
         console: where progress is shown.
         imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
     """
 
     settings: Settings
-    problem: Problem
+    problem_for: Callable[[str], Problem]
     feed: Feed
     image_shape: tuple[int, int, int]
     execution: str
     console: Console
+    choices: autotune.Remembered | None = None
     imported: Artifact | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """Architecture and transform, for evaluation."""
+        return self.problem_for(self.execution)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,12 +83,12 @@ class Context:
         return retrain.DenseHistory(rates, (settings.n_epochs_warmup or 0) * self.steps_per_epoch)
 
 
-def dense(context: Context, folder: Path) -> Artifact:
+def dense(context: Context, work: Work) -> Artifact:
     """Trains the dense model from scratch, or takes it from the file that `init_from` names.
 
     Args:
         context: the experiment's.
-        folder: where `metrics.jsonl` goes; an imported model has none.
+        work: where it leaves its traces; an imported model has none.
 
     Returns:
         The artifact; its mask is True everywhere, but for what an imported model has pruned already.
@@ -100,13 +108,15 @@ def dense(context: Context, folder: Path) -> Artifact:
         batch_size=settings.batch_size,
         names=["Dense"],
     )
-    stack, training = _train(context, "Dense", trees.stack([variables]), mask, recipe, [folder])
-    (record,) = _records(context, stack)
-    return Artifact(trees.member(stack, 0), mask, {"stage": "Dense", **record, "training": training[0]})
+    trained = _train(context, work, "Dense", trees.stack([variables]), mask, recipe, "fail")
+    (record,) = _records(context, trained.variables)
+    return Artifact(
+        trees.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
+    )
 
 
 def imp(
-    context: Context, phase: int, parent: Artifact, split_vals: tuple[int | float, ...], folders: list[Path]
+    context: Context, phase: int, parent: Artifact, split_vals: tuple[int | float, ...], work: Work
 ) -> list[Artifact]:
     """Prunes one model and retrains a copy of it for each split value, all as one stack.
 
@@ -115,10 +125,11 @@ def imp(
         phase: 1-based.
         parent: the model this phase starts from.
         split_vals: one per member.
-        folders: where each member's `metrics.jsonl` goes.
+        work: where they leave their traces.
 
     Returns:
-        The candidates: retrained and recalibrated, all with one mask.
+        The candidates: retrained and recalibrated, all with one mask. The record of one that diverged says at which
+        step, and has no metrics.
     """
     settings = context.settings
     amount = selectors.phase_amount(settings.goal_sparsity, settings.n_phases)
@@ -127,29 +138,39 @@ def imp(
     )
     pruned = parent.variables.replace(params=apply_mask(parent.variables.params, mask))
     after_pruning = _pruning_record(context, parent, pruned)
-    members = [retraining(settings, value) for value in split_vals]
+    retrainings = [retraining(settings, value) for value in split_vals]
     recipe = loop.Recipe(
-        learning_rates=[_retraining_rates(context, member, amount, after_pruning) for member in members],
-        weight_decays=[member.weight_decay for member in members],
-        keys=jax.numpy.stack([context.key("IMP", phase, "train", member.seed) for member in members]),
+        learning_rates=[_retraining_rates(context, member, amount, after_pruning) for member in retrainings],
+        weight_decays=[member.weight_decay for member in retrainings],
+        keys=jax.numpy.stack([context.key("IMP", phase, "train", member.seed) for member in retrainings]),
         momentum=settings.momentum,
         batch_size=settings.batch_size,
         names=[f"IMP phase {phase}, member {value}" for value in split_vals],
     )
-    title = f"IMP phase {phase} ({len(members)} member{'s' * (len(members) > 1)})"
-    stack, training = _train(context, title, trees.stack([pruned] * len(members)), mask, recipe, folders)
+    title = f"IMP phase {phase} ({len(split_vals)} member{'s' * (len(split_vals) > 1)})"
+    # A chain of phases without soups ends with its member, and a single model with itself.
+    alone = settings.ensemble_method is None or len(settings.all_splits) == 1
+    on_divergence = "fail" if alone else settings.on_divergence
+    trained = _train(context, work, title, trees.stack([pruned] * len(split_vals)), mask, recipe, on_divergence)
+    stack = _without(trained.diverged, trained.variables, pruned)
     _check_pruned(stack.params, mask, title)
-    stack = _recalibrate(context, stack, [context.key("IMP", phase, "recalibrate", member.seed) for member in members])
+    stack = _recalibrate(
+        context, stack, [context.key("IMP", phase, "recalibrate", member.seed) for member in retrainings]
+    )
     records = _records(context, stack)
     return [
         Artifact(
             trees.member(stack, i),
             mask,
-            {"stage": "IMP", "phase": phase, "split_val": split_vals[i]}
-            | {**records[i], "pruned": after_pruning, "training": training[i]}
-            | {"distance_to_pruned": _distance_to_pruned(context, trees.member(stack.params, i))},
+            {"stage": "IMP", "phase": phase, "split_val": split_vals[i], "pruned": after_pruning}
+            | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
+            | (
+                records[i] | {"metrics": {}}
+                if i in trained.diverged
+                else records[i] | {"distance_to_pruned": _distance_to_pruned(context, trees.member(stack.params, i))}
+            ),
         )
-        for i in range(len(members))
+        for i in range(len(split_vals))
     ]
 
 
@@ -164,9 +185,13 @@ def ensemble(context: Context, phase: int, candidates: list[Artifact], split_val
 
     Returns:
         The soup, recalibrated, with the candidates' mask.
+
+    Raises:
+        RunError: so many candidates diverged that fewer than two are left.
     """
     settings = context.settings
     title = f"Ensemble phase {phase}"
+    candidates, split_vals = _healthy(context, title, candidates, split_vals)
     mask = uniform.common_mask([candidate.mask for candidate in candidates])
     stack = trees.stack([candidate.variables for candidate in candidates])
     key = context.key("Ensemble", phase, "recalibrate")
@@ -206,36 +231,76 @@ def ensemble(context: Context, phase: int, candidates: list[Artifact], split_val
 
 def _train(
     context: Context,
+    work: Work,
     title: str,
     variables: Variables,
     mask: PyTree,
     recipe: loop.Recipe,
-    folders: list[Path],
-) -> tuple[Variables, list[dict[str, Any]]]:
-    """Trains a stack with progress on the console and each member's figures in its own `metrics.jsonl`.
+    on_divergence: str,
+) -> Trained:
+    def choose(state: TrainState) -> str:
+        return _execution(context, state, mask, recipe)
 
-    Everything between the compiled programs lives on the host, where slicing a stack compiles nothing.
-    """
-    state = TrainState(variables, optimizer.init(variables.params))
-    started = time.perf_counter()
-    total = int(recipe.n_steps.max())
-    with EpochLog([folder / "metrics.jsonl" for folder in folders]) as log:
-        if total:
-            with context.console.stage(title, total) as update:
-                update(0)  # the first step is compiled before it is taken
+    return resumable.train(
+        work, title, context.problem_for, context.feed, variables, mask, recipe, choose, on_divergence
+    )
 
-                def on_chunk(progress: loop.Progress, snapshot: loop.Snapshot) -> None:
-                    update(
-                        progress.step,
-                        {"loss": float(progress.losses.mean()), "images/s": progress.images_per_second},
-                    )
-                    log.add(progress)
 
-                state, *_ = loop.train(context.problem, context.feed, state, mask, recipe, context.execution, on_chunk)
-        seconds = time.perf_counter() - started
-        return jax.device_get(state.variables), [
-            log.final(i) | {"n_steps": int(n_steps), "seconds": seconds} for i, n_steps in enumerate(recipe.n_steps)
-        ]
+def _execution(context: Context, state: TrainState, mask: PyTree, recipe: loop.Recipe) -> str:
+    """Chooses how a stack executes: the setting, or the fastest as measured, as far as memory allows."""
+    settings, m = context.settings, len(recipe.names)
+    member = memory.footprint(context.problem, context.image_shape, settings.batch_size, jax.default_backend())
+
+    def fitting(execution: str) -> str:
+        execution = members.resolve(execution)
+        free = memory.free_bytes(execution)
+        fit = memory.fit(execution, m, member, free, len(jax.devices()))
+        if fit.execution != execution:
+            context.console.line(
+                f"execution: {execution} does not fit into {free / 1e9:.1f} GB of memory; {fit.execution} does"
+            )
+        return fit.execution
+
+    if settings.execution != "auto":
+        return fitting(settings.execution)
+    names = autotune.candidates(jax.default_backend(), len(jax.devices()), m)
+    names = tuple(dict.fromkeys(map(fitting, names)))
+    if len(names) == 1:
+        return names[0]
+    blocks = context.feed.training(recipe.keys, 0, settings.batch_size)
+    with contextlib.closing(blocks):
+        block = next(blocks)
+    dtype = "bfloat16" if settings.use_amp else "float32"
+    return autotune.decide(
+        names,
+        autotune.measure_step(context.problem_for, block.examples, state, mask, recipe, block.batches),
+        int(recipe.n_steps.max()),
+        context.console.line,
+        context.choices,
+        autotune.key(settings.arch, context.image_shape, settings.batch_size, m, dtype, settings.remat),
+    ).execution
+
+
+def _without(diverged: dict[int, int], stack: Variables, pruned: Variables) -> Variables:
+    """Puts the pruned model in the place of members that diverged, so that what follows need not know of them."""
+
+    def put(leaf, start):
+        return np.stack([start if i in diverged else own for i, own in enumerate(leaf)])
+
+    return jax.tree.map(put, stack, pruned) if diverged else stack
+
+
+def _healthy(
+    context: Context, title: str, candidates: list[Artifact], split_vals: list[int | float]
+) -> tuple[list[Artifact], list[int | float]]:
+    """Leaves out the candidates that diverged, and says so."""
+    kept = [i for i, candidate in enumerate(candidates) if candidate.record.get("diverged") is None]
+    for i in sorted({*range(len(candidates))} - {*kept}):
+        step = candidates[i].record["diverged"]
+        context.console.line(f"{title}: without member {split_vals[i]}, which diverged at step {step}")
+    if len(kept) < min(2, len(candidates)):
+        raise RunError(f"{title}: only {len(kept)} of {len(candidates)} candidates did not diverge; a soup needs two")
+    return [candidates[i] for i in kept], [split_vals[i] for i in kept]
 
 
 def _retraining_rates(context: Context, member: Retraining, amount: float, pruned: dict[str, Any]) -> np.ndarray:

@@ -29,41 +29,63 @@ class EpochLog:
     Args:
         paths: one file per member; `train_loss` and `train_accuracy` are means over the epoch's images as they were
             trained on, `seconds` and `images_per_second` are the whole stack's.
+        state: what `state` returned in an earlier process, to go on from; its lines are written again.
+
+    Raises:
+        ValueError, KeyError, TypeError: `state` is not such a one.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path], state: dict[str, Any] | None = None):
+        if state is None:
+            state = {"lines": [[] for _ in paths], "pending": [[] for _ in paths], "seconds": 0.0}
+        self._lines: list[list[dict[str, Any]]] = [list(lines) for lines in state["lines"]]
+        # Per member: rows of loss, accuracy, images, step and rate, for the steps of the epoch under way.
+        self._pending = [np.asarray(rows, np.float64).reshape(-1, 5) for rows in state["pending"]]
+        self._seconds = float(state["seconds"])
         self._files = [JsonLines(path) for path in paths]
-        self._chunks: list[Chunk] = []
-        self._final: list[dict[str, Any]] = [{"epoch": 0} for _ in paths]
+        for file, lines in zip(self._files, self._lines, strict=True):
+            for line in lines:
+                file.write(line)
 
     def add(self, chunk: Chunk) -> None:
         """Takes in a chunk; when it ends its epoch, that epoch's lines are written."""
-        self._chunks.append(chunk)
+        self._seconds += chunk.seconds
+        for row, member in enumerate(chunk.active):
+            constants = [chunk.batch_size, chunk.step, chunk.learning_rate[row]]
+            rows = np.broadcast_arrays(chunk.losses[row], chunk.accuracies[row], *constants)
+            self._pending[member] = np.concatenate([self._pending[member], np.stack(rows, axis=1)])
         if not chunk.epoch_done:
             return
-        chunks, self._chunks = self._chunks, []
-        seconds = sum(part.seconds for part in chunks)
-        images = sum(part.losses.size * part.batch_size for part in chunks)
-        for member in np.unique(np.concatenate([part.active for part in chunks])):
-            rows = [(part, np.flatnonzero(part.active == member)) for part in chunks if member in part.active]
-            weights = np.concatenate([np.full(part.losses.shape[1], part.batch_size) for part, _ in rows])
-            losses = np.concatenate([part.losses[row[0]] for part, row in rows])
-            accuracies = np.concatenate([part.accuracies[row[0]] for part, row in rows])
-            last, row = rows[-1]
-            self._final[member] = {
+        images = sum(rows[:, 2].sum() for rows in self._pending)
+        for member, rows in enumerate(self._pending):
+            if not len(rows):
+                continue
+            losses, accuracies, weights, steps, rates = rows.T
+            line = {
                 "epoch": chunk.epoch + 1,
-                "step": last.step,
+                "step": int(steps[-1]),
                 "train_loss": float(np.average(losses, weights=weights)),
                 "train_accuracy": float(np.average(accuracies, weights=weights)),
-                "learning_rate": float(last.learning_rate[row[0]]),
-                "seconds": seconds,
-                "images_per_second": images / seconds,
+                "learning_rate": float(np.float32(rates[-1])),
+                "seconds": self._seconds,
+                "images_per_second": float(images / self._seconds),
             }
-            self._files[member].write(self._final[member])
+            self._lines[member].append(line)
+            self._files[member].write(line)
+        self._pending = [rows[:0] for rows in self._pending]
+        self._seconds = 0.0
 
     def final(self, member: int) -> dict[str, Any]:
         """Returns the figures of a member's last epoch."""
-        return self._final[member]
+        return self._lines[member][-1] if self._lines[member] else {"epoch": 0}
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that a log needs to go on from here, ready for JSON."""
+        return {
+            "lines": [list(lines) for lines in self._lines],
+            "pending": [rows.tolist() for rows in self._pending],
+            "seconds": self._seconds,
+        }
 
     def __enter__(self) -> Self:
         return self

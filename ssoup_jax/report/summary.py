@@ -25,6 +25,7 @@ _FIGURE_COLUMNS = (
     "ingre-\ndients",
     "speed-up",
 )
+_OOD_COLUMNS = ("OOD:\ndense", "mean\ncand.", "soup")
 
 Summary = Mapping[str, Any]
 
@@ -42,6 +43,7 @@ class PhaseResult:
     ensemble: float | None
     n_ingredients: int | None
     speedup: float | None
+    ood: tuple[float | None, float | None]  # mean over the candidates, and the soup
 
 
 def phase_results(summary: Summary) -> list[PhaseResult]:
@@ -65,6 +67,7 @@ def _phase_result(phase: Mapping[str, Any]) -> PhaseResult:
         ensemble=dig(phase, "prediction_ensemble", "test", "accuracy"),
         n_ingredients=None if ingredients is None else len(ingredients),
         speedup=next((speedup for speedup in speedups if speedup is not None), None),
+        ood=(dig(phase.get("candidates_mean") or mean, "ood", "accuracy"), dig(soup, "ood", "accuracy")),
     )
 
 
@@ -120,7 +123,8 @@ def table(summary: Summary) -> Table:
 
     Returns:
         The table. Accuracies are test accuracies in per cent, gains are percentage points of the soup over
-        its candidates, `-` stands for what the summary does not have.
+        its candidates, `-` stands for what the summary does not have. Accuracies out of distribution (OOD) are
+        means over the corruptions; they are shown if there are any.
     """
     result = Table(
         title=f"{title(summary)}: test accuracy in %".removeprefix(": "),
@@ -135,9 +139,19 @@ def table(summary: Summary) -> Table:
     for name in _FIGURE_COLUMNS:
         result.add_column(name, justify="right")
 
+    phases, dense = phase_results(summary), dig(summary, "dense", "ood", "accuracy")
+    corrupted = any(figure is not None for phase in phases for figure in phase.ood) or dense is not None
+    for name in _OOD_COLUMNS if corrupted else ():
+        result.add_column(name, justify="right")
+
+    def ood(*figures: float | None) -> list[str]:
+        return [_percent(figure) for figure in figures] if corrupted else []
+
     absent = ["-"] * (len(_FIGURE_COLUMNS) - 2)
-    result.add_row("dense", "0.00", _percent(dig(summary, "dense", "test", "accuracy")), *absent)
-    for phase in phase_results(summary):
+    result.add_row(
+        "dense", "0.00", _percent(dig(summary, "dense", "test", "accuracy")), *absent, *ood(dense, None, None)
+    )
+    for phase in phases:
         result.add_row(
             str(phase.phase),
             _percent(phase.sparsity),
@@ -151,6 +165,7 @@ def table(summary: Summary) -> Table:
             _percent(phase.ensemble),
             _ingredients(phase),
             "-" if phase.speedup is None else f"{phase.speedup:.2f}x",
+            *ood(None, *phase.ood),
         )
     return result
 

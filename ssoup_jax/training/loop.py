@@ -1,14 +1,15 @@
 """Trains a stack: epochs cut into blocks of batches, blocks into chunks of steps, one dispatch a chunk."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Feed, n_batches
+from ssoup_jax.data.batches import Block, Feed, n_batches
 from ssoup_jax.errors import RunError
 from ssoup_jax.training import members
 from ssoup_jax.training.state import TrainState
@@ -126,19 +127,19 @@ def train(
     """
     start = start if isinstance(start, Snapshot) else Snapshot(0, start)
     step, state, diverged = start.step, start.state, dict(start.diverged)
-    n_steps = recipe.n_steps
-    total = int(n_steps.max())
-    rates = np.zeros((len(n_steps), total), np.float32)
+    n_steps, per_epoch = recipe.n_steps, n_batches(len(feed.labels["train"]), recipe.batch_size)
+    rates = np.zeros((len(n_steps), total := int(n_steps.max())), np.float32)
     for row, member_rates in zip(rates, recipe.learning_rates, strict=True):
         row[: len(member_rates)] = member_rates
     losses = np.full(rates.shape, np.nan, np.float32)
     fn = members.bind(train_steps, problem)
-    mask, decays = jax.device_put((mask, np.asarray(recipe.weight_decays, np.float32)))
-    pace = _Pace()
-    compiled = set()
-    per_epoch = n_batches(len(feed.labels["train"]), recipe.batch_size)
-    for epoch in range(step // per_epoch, -(-total // per_epoch)):
-        for block in feed.training(recipe.keys, epoch, recipe.batch_size, step - epoch * per_epoch):
+    mask = members.place(execution, jax.device_put(mask))
+    decays, momentum = jax.device_put((np.asarray(recipe.weight_decays, np.float32), np.float32(recipe.momentum)))
+    pace, compiled, source, examples = _Pace(), set(), None, None
+    with contextlib.closing(_blocks(feed, recipe, step, total, per_epoch)) as blocks:
+        for epoch, block in blocks:
+            if block.examples is not source:
+                source, examples = block.examples, members.place(execution, block.examples)
             n_slots, batch_size = block.batches.shape[1:]
             window = jax.device_put(_window(rates, step - block.first, n_slots))
             inputs = Inputs(batches=block.batches, learning_rates=window, weight_decay=decays, key=recipe.keys)
@@ -152,8 +153,9 @@ def train(
                 if not len(active):
                     return state, losses, diverged
                 count = min(pace.count, block.last - first, int(n_steps[running].min()) - step)
-                scalars = jax.device_put((np.float32(recipe.momentum), *np.array([step, first, count], np.int32)))
-                shared = Shared(block.examples, mask, *scalars)
+                shared = Shared(
+                    examples, mask, momentum, *jax.device_put((np.int32(step), np.int32(first), np.int32(count)))
+                )
                 if (block.batches.shape, len(running)) not in compiled:
                     # A run of no steps compiles the program and changes nothing, so that no timing includes it.
                     nothing = shared.replace(n_steps=jax.device_put(np.int32(0)))
@@ -166,9 +168,7 @@ def train(
                 first, step = first + count, step + count
                 losses[active, taken] = figures.loss[active, :count]
                 diverged |= _sick(losses[:, taken], taken.start, active)
-                if step in n_steps[active]:
-                    finite = np.asarray(_all_finite(state.variables))
-                    diverged |= {int(i): step for i in active if n_steps[i] == step and not finite[i]} | diverged
+                diverged |= _sick_at_the_end(state, step, n_steps, [i for i in active if i not in diverged])
                 if diverged and on_divergence == "fail":
                     index, when = min(diverged.items(), key=lambda item: item[1])
                     raise RunError(_says(recipe.names[index], when, losses[index, when - 1]))
@@ -185,6 +185,18 @@ def train(
                 )
                 on_chunk(progress, Snapshot(step, state, dict(diverged)))
     return state, losses, diverged
+
+
+def _blocks(feed: Feed, recipe: Recipe, step: int, total: int, per_epoch: int) -> Iterator[tuple[int, Block]]:
+    """Yields each epoch's blocks from the given step on, with the epoch; nothing is read for steps beyond the last."""
+    while step < total:
+        epoch, batch = divmod(step, per_epoch)
+        with contextlib.closing(feed.training(recipe.keys, epoch, recipe.batch_size, batch)) as blocks:
+            for block in blocks:
+                yield epoch, block
+                step += block.last - block.first
+                if step >= total:
+                    break
 
 
 class _Pace:
@@ -222,6 +234,13 @@ def _sick(losses: np.ndarray, taken: int, active: np.ndarray) -> dict[int, int]:
     """Finds each active member's first step whose loss is not finite."""
     sick = ~np.isfinite(losses)
     return {int(i): taken + int(sick[i].argmax()) + 1 for i in active if sick[i].any()}
+
+
+def _sick_at_the_end(state: TrainState, step: int, n_steps: np.ndarray, active: list[int]) -> dict[int, int]:
+    """Finds the members whose last update left a weight that is not finite, which no loss will ever show."""
+    ending = [i for i in active if n_steps[i] == step]
+    finite = np.asarray(_all_finite(state.variables)) if ending else []
+    return {int(i): step for i in ending if not finite[i]}
 
 
 def _says(name: str, step: int, loss: float) -> str:

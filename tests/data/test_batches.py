@@ -1,6 +1,5 @@
 """Orders, batches and blocks."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

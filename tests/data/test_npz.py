@@ -1,5 +1,8 @@
 """A user's own arrays: what is accepted, and one clear line for every mistake."""
 
+import io
+import os
+import pickle
 import zipfile
 
 import numpy as np
@@ -156,3 +159,52 @@ def test_mistakes_in_the_file_are_one_clear_line(tmp_path):
         (other_zip, "x_train is not an array; write it with numpy.savez"),
     ):
         assert error_of(f"npz:{path}") == f"dataset: npz:{path}: {says}"
+
+
+class Payload:
+    """Leaves a folder behind when it is unpickled."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_file_is_ever_run(tmp_path):
+    proof, path = tmp_path / "proof", tmp_path / "own.npz"
+    pickled = pickle.dumps(Payload(proof))
+    objects = np.empty(2, object)
+    objects[:] = Payload(proof)
+    np.savez(path, **arrays() | {"y_test": objects, "unused": objects})
+    assert "array y_test cannot be read; only plain arrays are (" in error_of(f"npz:{path}")
+    np.savez(path, **arrays() | {"unused": objects})
+    assert sources.load(f"npz:{path}").n_classes == 4
+    for name in ("x_train", "x_train.npy"):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(name, pickled)
+        assert "x_train is not an array" in error_of(f"npz:{path}")
+    path.write_bytes(pickled)
+    assert "not an npz file" in error_of(f"npz:{path}")
+    assert not proof.exists()
+    pickle.loads(pickled)  # the payload works
+    assert proof.exists()
+
+
+def test_a_file_that_promises_more_than_it_holds_is_one_clear_line(tmp_path):
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (2**45, 1, 1, 1)}
+    np.lib.format.write_array_header_1_0(header, described)
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x_train.npy", header.getvalue() + b"few")
+    assert "array x_train cannot be read; only plain arrays are (" in error_of(f"npz:{path}")
+
+
+def test_odd_names_in_a_file_do_not_break_the_line(tmp_path):
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(1000):
+            file.writestr(f"a\nb\x1b[31m{i}", b"")
+    message = error_of(f"npz:{path}")
+    assert message.isprintable() and len(message) < 1000

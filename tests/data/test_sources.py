@@ -8,7 +8,8 @@ import pytest
 
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Split, assemble, fingerprint
+from ssoup_jax.data.dataset import Encoded, Split, assemble, fingerprint
+from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
 
 
@@ -53,7 +54,7 @@ def test_known_names(name):
         ("digit", "did you mean 'digits'?"),
         ("CIFAR10", "did you mean 'cifar10'?"),
         ("cifar-100", "did you mean 'cifar100'?"),
-        ("imagenet", "allowed: digits, mnist, fashion_mnist, cifar10, cifar100, npz:PATH, tfds:NAME"),
+        ("imagenet", "allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, imagenet2012, npz:PATH"),
         ("digits:2", "unknown value 'digits:2'"),
         ("", "unknown value ''"),
         ("npz:", "npz:PATH"),
@@ -82,7 +83,8 @@ def test_checking_a_name_does_not_import_tfds(monkeypatch):
 
 def test_digits():
     data = sources.load("digits")
-    assert (data.name, data.n_classes, data.image_shape, data.ood) == ("digits", 10, (8, 8, 1), None)
+    assert (data.name, data.n_classes, data.image_shape, data.view) == ("digits", 10, (8, 8, 1), None)
+    assert data.nbytes == 1797 * 64
     assert [len(split) for split in (data.train, data.val, data.test)] == [1293, 144, 360]
     for split in (data.train, data.val, data.test):
         assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
@@ -124,7 +126,7 @@ def test_the_split_of_stored_results_stays():
 
 
 def test_fingerprint_tells_every_change_of_the_data():
-    splits = {"train": numbered(6), "val": numbered(3), "test": numbered(4), "ood": None}
+    splits = {"train": numbered(6), "val": numbered(3), "test": numbered(4)}
     base = fingerprint(splits)
     assert len(base) == 64 and base == fingerprint(dict(splits))
 
@@ -138,10 +140,38 @@ def test_fingerprint_tells_every_change_of_the_data():
         splits | {"train": changed_label},
         splits | {"train": wide},
         splits | {"train": long_labels},
-        splits | {"ood": numbered(4)},
+        splits | {"more": numbered(4)},
         splits | {"train": numbered(3), "val": numbered(6)},
     ]
-    assert len({base, *map(fingerprint, variants)}) == 1 + len(variants)
+    seen = [
+        fingerprint(splits, Transform(flip=True)),
+        fingerprint(splits, View(8, 10)),
+        fingerprint(splits, View(8, 9)),
+    ]
+    assert len({base, *map(fingerprint, variants), *seen}) == 1 + len(variants) + len(seen)
+
+
+class Stored:
+    """Encoded images that exist in name only."""
+
+    def __init__(self, fingerprint):
+        self.fingerprint = fingerprint
+
+    def read(self, index):
+        raise AssertionError("fingerprints must not read images")
+
+    describe = read
+
+
+def test_encoded_images_are_told_apart_by_their_files_order_labels_and_view():
+    def make(files="a", seed=0, labels=0, size=32):
+        training, test = (Split(Encoded(Stored(files), np.arange(n)), np.full(n, labels, np.int32)) for n in (20, 5))
+        view = View(size, size)
+        return assemble("toy", 3, training, test, transform=Transform(), split_seed=seed, view=view)
+
+    variants = [make(), make(files="b"), make(seed=1), make(labels=1), make(size=64)]
+    assert len({one.fingerprint for one in variants}) == len(variants)
+    assert (make().fingerprint, make().image_shape, make().nbytes) == (variants[0].fingerprint, (32, 32, 3), None)
 
 
 def test_fingerprint_reads_values_whatever_the_memory_order():

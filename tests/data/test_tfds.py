@@ -1,25 +1,26 @@
-"""TFDS data sets prepared from archives and read back, without TensorFlow and without a network."""
+"""TFDS data sets read back: images of one size, encoded images, decoded copies, and every mistake."""
 
-import functools
-import importlib
+import io
+import os
+import pickle
+import re
 import shutil
 import sys
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.machinery import ModuleSpec
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from ssoup_jax.data import sources
 from ssoup_jax.data import tfds as reader
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Split
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.data.dataset import Encoded
+from ssoup_jax.errors import RunError, SettingsError
 from tests.data import archives
+from tests.data.archives import rows
 
 # Name, how its archive is written, shape, classes; 23 images do not fill the five files of CIFAR-10 evenly.
 PUBLISHED = {
@@ -31,14 +32,26 @@ PUBLISHED = {
 N_TRAIN, N_TEST = 23, 7
 
 
+CASES = (
+    "validation",
+    "ragged",
+    "no_label",
+    "no_test",
+    "only_test",
+    "wide",
+    "one_class",
+    "unlabelled_test",
+    "secret_test",
+    "two_shapes",
+    "no_image",
+)
+
+
 class Toy(tfds.core.GeneratorBasedBuilder):
     """Images that the archives of well-known data sets do not have: other sizes, features and splits."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [  # noqa: RUF012  (TFDS's own form)
-        tfds.core.BuilderConfig(name=name)
-        for name in ("validation", "ragged", "no_label", "no_test", "only_test", "wide", "one_class", "unlabelled_test")
-    ]
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CASES]  # noqa: RUF012  (TFDS's own form)
 
     def _info(self) -> tfds.core.DatasetInfo:
         case = self.builder_config.name
@@ -53,7 +66,12 @@ class Toy(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), supervised_keys=keys)
 
     def _split_generators(self, dl_manager):
-        names = {"validation": ["train", "validation"], "no_test": ["train"], "only_test": ["test"]}
+        names = {
+            "validation": ["train", "validation"],
+            "no_test": ["train"],
+            "only_test": ["test"],
+            "secret_test": ["train", "test", "validation"],
+        }
         return {
             split: self._generate_examples(split) for split in names.get(self.builder_config.name, ["train", "test"])
         }
@@ -61,44 +79,27 @@ class Toy(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split):
         case = self.builder_config.name
         for i in range(10):
-            height = 5 if case == "ragged" and i == 9 else 4
-            label = -1 if (case, split) == ("unlabelled_test", "test") else 0 if case == "one_class" else i % 3
-            dtype = np.uint16 if case == "wide" else np.uint8
-            yield i, {"image": np.full((height, 6, 3), 20 * i + (split == "train"), dtype), "label": label}
+            height = 5 if case in ("ragged", "two_shapes") and i == 9 else 4
+            secret = split == "test" and case in ("unlabelled_test", "secret_test")
+            label = -1 if secret else 0 if case == "one_class" else i % 3
+            image = np.full((height, 6, 3), 20 * i + (split == "train"), np.uint16 if case == "wide" else np.uint8)
+            if case == "no_image" and i == 4:
+                image = b"no image"
+            elif case == "two_shapes":
+                image = png(image)  # TFDS checks the shapes of arrays, but not those of images that are encoded
+            yield i, {"image": image, "label": label}
 
 
-class UnwantedTensorFlow:
-    """An import hook and its loader: TensorFlow seems to be installed, but every attempt to import it fails."""
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return ModuleSpec(name, cls) if name == "tensorflow" else None
-
-    @staticmethod
-    def create_module(spec):
-        raise ImportError("TensorFlow is not to be imported")
-
-    exec_module = create_module
+def png(image: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "png")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_tensorflow_and_network():
-    """Makes every import of TensorFlow fail, and every request to another machine."""
-    online = requests.Session.request
-
-    def offline(session, method, url, **kwargs):
-        if not url.startswith("http://127.0.0.1:"):
-            raise requests.ConnectionError("no network in tests")
-        return online(session, method, url, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "meta_path", [UnwantedTensorFlow, *sys.meta_path])
-        patch.delitem(sys.modules, "tensorflow", raising=False)
-        patch.setattr(requests.Session, "request", offline)
-        with pytest.raises(ImportError, match="not to be imported"):
-            importlib.import_module("tensorflow")
+    with archives.without_tensorflow_and_network():
         yield
-        assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +121,6 @@ def published(tmp_path_factory):
             sources.load(name, data_dir=str(data_dir))
     shutil.rmtree(data_dir / "downloads")
     return data_dir, originals
-
-
-def rows(*splits: Split) -> list[tuple[bytes, int]]:
-    """Each image as bytes with its label, sorted: a multiset to compare by."""
-    return sorted(
-        (image.tobytes(), int(label))
-        for split in splits
-        for image, label in zip(split.images, split.labels, strict=True)
-    )
 
 
 def error_of(name: str, data_dir: Path) -> str:
@@ -162,6 +154,8 @@ def test_a_bare_name_is_the_name_with_its_prefix(published):
 def test_blocks_do_not_show(published, monkeypatch):
     whole = sources.load("cifar100", data_dir=str(published[0]))
     monkeypatch.setattr(reader, "BLOCK", 5)
+    for copy in published[0].rglob("cifar100/*/ssoup_jax-*.arrays"):
+        copy.unlink()
     assert sources.load("cifar100", data_dir=str(published[0])).fingerprint == whole.fingerprint
 
 
@@ -194,10 +188,125 @@ def test_unusable_data_sets_are_one_clear_line(tmp_path, config, says):
     assert error_of(f"tfds:toy:{config}", tmp_path).endswith(f"toy/{config}: {says}")
 
 
-def test_images_of_different_sizes_are_refused(tmp_path):
-    message = error_of("tfds:toy:ragged", tmp_path)
+def test_images_of_different_sizes_are_refused_where_one_is_promised(tmp_path):
+    message = error_of("tfds:toy:two_shapes", tmp_path)
     assert "images of split train have different shapes, such as (" in message
     assert "(4, 6, 3)" in message and "(5, 6, 3)" in message
+
+
+def test_a_record_that_cannot_be_decoded_is_named(tmp_path):
+    message = error_of("tfds:toy:no_image", tmp_path)
+    found = re.search(r"no_image/1.0.0 is damaged; .*: record (\d) of split train: UnidentifiedImageError: ", message)
+    (folder,) = tmp_path.glob("toy/no_image/1.0.0")
+    assert reader.Records(str(folder), "train", "image", "").read(int(found[1])) == b"no image"
+
+
+def test_test_images_whose_labels_are_secret_give_way_to_validation_images(tmp_path):
+    _, _, test = reader.read("toy:secret_test", str(tmp_path))
+    np.testing.assert_array_equal(test.labels, test.images[:, 0, 0, 0] // 20 % 3)
+
+
+def test_a_data_set_of_test_images_only(tmp_path):
+    n_classes, test = reader.read_test("toy:only_test", str(tmp_path))
+    assert n_classes == 3
+    assert sorted(test.images[:, 0, 0, 0].tolist()) == list(range(0, 200, 20))
+    with pytest.raises(SettingsError, match=r"^dataset: tfds:toy/no_test: found splits train; needed: test or valid"):
+        reader.read_test("toy:no_test", str(tmp_path))
+
+
+def test_the_test_images_alone_are_those_of_the_whole(published):
+    data_dir, originals = published
+    n_classes, test = reader.read_test("cifar100", str(data_dir))
+    assert n_classes == 100 and rows(test) == rows(originals["cifar100"][1])
+
+
+def decoded(split) -> list[tuple[tuple[int, ...], int, int]]:
+    """Shape, value and label of each of the encoded images, all of one value."""
+    images = split.images
+    arrays = [np.asarray(Image.open(io.BytesIO(images.files.read(i)))) for i in images.indices]
+    return [
+        (image.shape, int(image[0, 0, 0]), label) for image, label in zip(arrays, split.labels.tolist(), strict=True)
+    ]
+
+
+def test_images_without_one_size_stay_encoded(tmp_path):
+    n_classes, train, test = reader.read("toy:ragged", str(tmp_path))
+    assert n_classes == 3
+    for split, more in ((train, 1), (test, 0)):
+        assert isinstance(split.images, Encoded) and split.labels.dtype == np.int32
+        expected = [((5 if i == 9 else 4, 6, 3), 20 * i + more, i % 3) for i in range(10)]
+        assert sorted(decoded(split)) == sorted(expected)
+    part = train[np.array([7, 2])]
+    assert decoded(part) == [decoded(train)[i] for i in (7, 2)]
+    assert train.images.files.describe(7) == f"record 7 of split train in {tmp_path}/toy/ragged/1.0.0"
+
+
+def test_encoded_images_travel_and_are_read_by_many_threads(tmp_path):
+    _, train, _ = reader.read("toy:ragged", str(tmp_path))
+    expected = decoded(train)
+    with ThreadPoolExecutor(8) as pool:
+        travelled = pickle.loads(pickle.dumps(train))  # has opened nothing yet
+        found = list(pool.map(travelled.images.files.read, list(range(10)) * 20))
+    assert found == [train.images.files.read(i) for i in range(10)] * 20
+    assert decoded(pickle.loads(pickle.dumps(train))) == expected
+
+
+def test_the_fingerprint_of_encoded_images_is_that_of_the_data_set(tmp_path):
+    first, moved = (
+        [split.images.files.fingerprint for split in reader.read("toy:ragged", str(tmp_path / where))[1:]]
+        for where in ("a", "b")
+    )
+    assert first == moved and first[0] != first[1]
+    (records,) = tmp_path.glob("a/toy/ragged/1.0.0/*train.array_record*")
+    records.write_bytes(records.read_bytes() + b"0")
+    changed = reader.read_test("toy:ragged", str(tmp_path / "a"))[1].images.files.fingerprint
+    assert changed == first[1]
+    with pytest.raises(SettingsError, match="damaged"):
+        reader.read("toy:ragged", str(tmp_path / "a"))
+
+
+def test_an_encoded_image_that_is_gone_is_one_clear_line(tmp_path):
+    _, train, _ = reader.read("toy:ragged", str(tmp_path))
+    (records,) = tmp_path.glob("toy/ragged/1.0.0/*train.array_record*")
+    records.unlink()
+    with pytest.raises(RunError, match=r"^record 3 of split train in .*: cannot be read \(") as error:
+        pickle.loads(pickle.dumps(train)).images.files.read(3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", ["validation", "ragged"])
+def test_records_are_read_once(tmp_path, monkeypatch, config):
+    opened = []
+    source = reader._source
+    monkeypatch.setattr(reader, "_source", lambda *args: opened.append(args[1]) or source(*args))
+
+    def read() -> list[str]:
+        opened.clear()
+        found.append([split.labels.tolist() for split in reader.read(f"toy:{config}", str(tmp_path))[1:]])
+        return list(opened)
+
+    found, test = [], "validation" if config == "validation" else "test"
+    assert read() == ["train", test]
+    assert read() == []
+    (copy,) = tmp_path.rglob("ssoup_jax-train.arrays")
+    copy.write_bytes(copy.read_bytes()[:-1])
+    assert read() == ["train"]
+    (records,) = tmp_path.rglob(f"*{test}.array_record*")
+    os.utime(records, (1, 1))
+    assert read() == [test]
+    assert read() == []
+    for file in ("dataset_info.json", "features.json"):
+        path = records.parent / file
+        path.write_text(path.read_text() + "\n")
+        assert read() == ["train", test]
+    assert all(labels == found[0] for labels in found)
+
+
+def test_decoded_copies_are_those_of_the_images(published):
+    for _ in range(2):
+        _, train, test = reader.read("mnist", str(published[0]))
+        assert [rows(train), rows(test)] == [rows(split) for split in published[1]["mnist"]]
+    assert list(published[0].rglob("mnist/*/ssoup_jax-test.arrays"))
 
 
 @pytest.mark.parametrize(
@@ -210,53 +319,6 @@ def test_images_of_different_sizes_are_refused(tmp_path):
 )
 def test_unknown_data_sets_are_one_clear_line(tmp_path, name, says):
     assert error_of(name, tmp_path).startswith(f"dataset: {says}")
-
-
-def test_a_missing_archive_is_said_with_where_to_put_it(tmp_path):
-    message = error_of("cifar10", tmp_path)
-    for part in (
-        "tfds:cifar10",
-        "cifar-10-binary.tar.gz",
-        str(tmp_path / "downloads" / "cifar10"),
-        "https://www.cs.toronto.edu",
-        "data_dir",
-    ):
-        assert part in message
-
-
-def test_a_missing_archive_is_downloaded(published, tmp_path, monkeypatch):
-    archives.cifar10(tmp_path / "web", *published[1]["cifar10"])
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "web")
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
-    builder = tfds.builder_cls("cifar10")
-    real = builder._cifar_info.fget
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
-        monkeypatch.setattr(builder, "_cifar_info", property(lambda self: real(self)._replace(url=url)))
-        data = sources.load("cifar10", data_dir=str(tmp_path / "data"))
-        server.shutdown()
-    assert rows(data.train, data.val) == rows(published[1]["cifar10"][0])
-
-
-def test_the_archive_of_another_data_set_is_refused(tmp_path):
-    # The archives of both have the same names.
-    archives.mnist(tmp_path / "downloads" / "mnist", *(archives.random_split(4, (28, 28, 1), 10, 0) for _ in range(2)))
-    assert "NonMatchingChecksumError" in error_of("mnist", tmp_path)
-    assert "NonMatchingChecksumError" not in error_of("fashion_mnist", tmp_path)
-
-
-def test_a_damaged_archive_leaves_nothing_behind(published, tmp_path):
-    folder = tmp_path / "downloads" / "cifar10"
-    archives.cifar10(folder, *published[1]["cifar10"])
-    archive = folder / "cifar-10-binary.tar.gz"
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[: len(whole) // 2])
-    with archives.trusted("cifar10"):
-        assert "ExtractError" in error_of("cifar10", tmp_path)
-        archive.write_bytes(whole)
-        data = sources.load("cifar10", data_dir=str(tmp_path))
-    assert rows(data.test) == rows(published[1]["cifar10"][1])
 
 
 def test_damaged_prepared_data_are_one_clear_line(published, tmp_path):

@@ -253,6 +253,7 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_diverging_member_is_named_and_finished_stages_stay(tmp_path):
     changes = {"ensemble_by": "retrain_schedule", "n_splits_total": None, "split_vals": (0.01, 1e30)}
+    changes["on_divergence"] = "fail"
     with pytest.raises(RunError, match=r"IMP phase 1, member 1e\+30: .* at step \d+"):
         tiny.launch(tmp_path, **changes)
     plan, store = tiny.plan(**changes), Store(tmp_path)
@@ -262,11 +263,34 @@ def test_a_diverging_member_is_named_and_finished_stages_stay(tmp_path):
     assert "Dense: finished earlier" in printed
 
 
+def test_a_diverging_member_is_left_out_of_the_soup_and_the_others_do_not_notice(tmp_path):
+    changes = {"ensemble_by": "retrain_schedule", "n_splits_total": None, "n_phases": 1}
+    summary, printed = tiny.launch(tmp_path / "three", **changes | {"split_vals": (0.01, 1e30, 0.02)})
+    phase = summary["phases"][0]
+    assert phase["soup"]["ingredients"] == [0.01, 0.02]
+    step = phase["candidates"][1]["diverged"]
+    assert f"IMP phase 1, member 1e+30: diverged at step {step}, left out" in printed
+    assert f"Ensemble phase 1: without member 1e+30, which diverged at step {step}" in printed
+    assert "test" not in phase["candidates"][1]
+    healthy, _ = tiny.launch(tmp_path / "two", **changes | {"split_vals": (0.01, 0.02)})
+    assert healthy["phases"][0]["soup"]["test"] == phase["soup"]["test"]
+    assert healthy["phases"][0]["candidates_mean"] == phase["candidates_mean"]
+    # The member is finished, as far as it will ever be: it is not trained again.
+    _, printed = tiny.launch(tmp_path / "three", **changes | {"split_vals": (0.01, 1e30, 0.02)})
+    assert "IMP phase 1, member 1e+30: finished earlier" in printed
+
+
+def test_a_soup_needs_two_members_that_did_not_diverge(tmp_path):
+    changes = {"ensemble_by": "retrain_schedule", "n_splits_total": None, "split_vals": (0.01, 1e30)}
+    with pytest.raises(RunError, match="Ensemble phase 1: only 1 of 2 candidates did not diverge"):
+        tiny.launch(tmp_path, **changes)
+
+
 def test_a_full_disk_ends_the_stage_with_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state"))
 
-    monkeypatch.setattr(Store, "finish", full)
+    monkeypatch.setattr(Store, "finish_group", full)
     with pytest.raises(RunError, match="Dense: No space left on device") as error:
         tiny.launch(tmp_path)
     assert "\n" not in str(error.value)

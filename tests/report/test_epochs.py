@@ -116,3 +116,24 @@ def test_how_an_epoch_is_cut_into_chunks_does_not_matter(tmp_path_factory, seed,
         assert line["train_accuracy"] == pytest.approx(np.mean(np.float64(accuracies[i])), rel=1e-7)
         assert (line["step"], line["seconds"]) == (6, 1.5)
         assert line["images_per_second"] == m * 6 * 16 / 1.5
+
+
+@pytest.mark.parametrize("stop", range(1, 5))
+def test_a_log_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, stop):
+    chunks = [
+        chunk(1, 0, [0, 1], [[0.1], [0.7]]),
+        chunk(2, 0, [0, 1], [[1 / 3], [0.2]], done=True),
+        chunk(3, 1, [0, 1], [[0.3], [1e-9]]),
+        chunk(4, 1, [0], [[2.5]], done=True),
+    ]
+    whole, finals = written(tmp_path / "whole", 2, chunks)
+    with EpochLog([tmp_path / "cut" / str(i) for i in range(2)]) as log:
+        for each in chunks[:stop]:
+            log.add(each)
+        state = json.loads(json.dumps(log.state()))
+    paths = [tmp_path / "again" / f"{i}.jsonl" for i in range(2)]
+    with EpochLog(paths, state) as log:
+        for each in chunks[stop:]:
+            log.add(each)
+        assert [log.final(i) for i in range(2)] == finals
+    assert [[json.loads(line) for line in path.read_text().splitlines()] for path in paths] == whole

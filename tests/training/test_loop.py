@@ -257,3 +257,77 @@ def test_other_values_compile_nothing(caplog, execution):
         caplog.clear()
         tiny.train(recipe, execution=execution, feed_=feed)
     assert re.findall("Compiling [^ ]+", caplog.text) == []
+
+
+@pytest.mark.parametrize("execution", ["map", "vmap"])
+@pytest.mark.parametrize("chunk_seconds", [0.0, 1e9])
+@pytest.mark.parametrize(("sick", "poisoned", "expected"), [(1, 1, 3), (0, 3, 5), (2, 1, 2)])
+def test_a_sick_member_is_left_behind_and_the_others_do_not_notice(
+    monkeypatch, execution, chunk_seconds, sick, poisoned, expected
+):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", chunk_seconds)
+    healthy, recipe, chunks = tiny.recipe(), tiny.recipe(), []
+    recipe.learning_rates[sick][poisoned] = np.nan
+    _, plain_losses = (plain := jax.device_get(tiny.train(healthy, execution=execution)))
+    state, losses, diverged = loop.train(
+        tiny.problem(),
+        tiny.feed(),
+        tiny.state(),
+        tiny.mask(),
+        recipe,
+        execution,
+        lambda chunk, _: chunks.append(chunk),
+        "exclude",
+    )
+    assert diverged == {sick: expected}
+    state = jax.device_get(state)
+    for i in {0, 1, 2} - {sick}:
+        tiny.assert_equal(trees.member(state, i), trees.member(plain[0], i))
+        np.testing.assert_array_equal(losses[i], plain_losses[i])
+    # Nothing is heard of it in the chunks after the one in which it fell ill.
+    later = [chunk for chunk in chunks if chunk.step - chunk.losses.shape[1] >= expected]
+    assert all(sick not in chunk.active for chunk in later)
+    assert later or chunk_seconds
+
+
+def test_training_ends_when_every_member_is_sick():
+    recipe = tiny.recipe(n_steps=(8, 8, 8))
+    for rates in recipe.learning_rates:
+        rates[0] = np.nan
+    steps = []
+    *_, diverged = loop.train(
+        tiny.problem(),
+        tiny.feed(),
+        tiny.state(),
+        tiny.mask(),
+        recipe,
+        "map",
+        lambda chunk, _: steps.append(chunk.step),
+        "exclude",
+    )
+    assert diverged == {0: 2, 1: 2, 2: 2}
+    assert steps[-1] < 8
+
+
+@pytest.mark.parametrize("execution", ["map", "vmap"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7])
+def test_training_goes_on_from_a_snapshot_bit_for_bit(monkeypatch, execution, stop):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    expected, losses = jax.device_get(tiny.train(tiny.recipe(), execution=execution))
+    kept = []
+
+    class Stop(Exception):
+        pass
+
+    def stop_there(progress, snapshot):
+        if progress.step == stop:
+            kept.append(dataclasses.replace(snapshot, state=jax.tree.map(np.array, snapshot.state)))
+            raise Stop
+
+    with pytest.raises(Stop):
+        tiny.train(tiny.recipe(), execution=execution, on_chunk=stop_there)
+    args = (tiny.problem(), tiny.feed(), kept[0], tiny.mask(), tiny.recipe(), execution)
+    found, later, _ = loop.train(*args)
+    tiny.assert_equal(jax.device_get(found), expected)
+    np.testing.assert_array_equal(later[:, stop:], losses[:, stop:])
+    assert np.isnan(later[:, :stop]).all()

@@ -1,0 +1,147 @@
+"""One process at a time for every stage, on one machine or on several that share a disk."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ssoup_jax.errors import RunError
+
+_POLL_SECONDS = 0.5
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who wrote their name into a lock file.
+
+    Attributes:
+        host: the machine's name.
+        pid: the process there.
+        since: local time as ISO text.
+    """
+
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+    @property
+    def may_live(self) -> bool:
+        """False where the process is known to be gone; of other machines nothing is known."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass
+        return True
+
+
+@contextlib.contextmanager
+def hold(
+    folder: Path, names: Iterable[str], on_wait: Callable[[str], None], poll_seconds: float = _POLL_SECONDS
+) -> Iterator[None]:
+    """Holds the locks of stages; waits for other processes that hold one, until a signal ends the wait.
+
+    A lock dies with its holder, however that ends. What was to be done may have been done by the other process
+    meanwhile, so look again once the locks are held.
+
+    Args:
+        folder: where the lock files are; made where it is not there.
+        names: the stages'.
+        on_wait: told in one line whom is waited for, once per lock, or that the file system knows no locks.
+        poll_seconds: how often a held lock is tried again.
+
+    Raises:
+        RunError: a lock file cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        # Two processes that want the same locks in different orders would wait for each other forever.
+        for name in sorted(set(names)):
+            path = folder / f"{name}.lock"
+            try:
+                descriptor = _open(path)
+            except OSError as error:
+                raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
+            stack.callback(os.close, descriptor)
+            if not _acquire(descriptor, path, on_wait, poll_seconds):
+                break
+            stack.callback(_release, descriptor)
+            _sign(descriptor)
+        yield
+
+
+def holder(path: Path) -> Holder | None:
+    """Reads who signed a lock file last and has not released it; None when nobody has, or it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            content = json.loads(os.read(descriptor, 1000))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, RecursionError):
+        return None
+    match content:
+        case {"host": str(host), "pid": int(pid), "since": str(since)} if type(pid) is int and 0 < pid < 2**31:
+            return Holder(ascii(host)[1:-1], pid, ascii(since)[1:-1])
+    return None
+
+
+def _open(path: Path) -> int:
+    # A lock file stays for good. Were it removed on release, a process that had opened it before would lock a file
+    # without a name while a third makes and locks a new one, and both would believe to be alone.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # For writing, because NFS maps `flock` to a lock that asks for it.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _acquire(descriptor: int, path: Path, on_wait: Callable[[str], None], poll_seconds: float) -> bool:
+    """Waits for a lock; False where the file system knows none."""
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                on_wait(
+                    f"warning: {path.parent} is on a file system without locks ({error.strerror}); "
+                    "run one process at a time there"
+                )
+                return False
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
+                raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
+        if not told:
+            told = True
+            on_wait(f"waiting for {path.stem}: held by {holder(path) or 'another process'}")
+        # Polled, because a blocking flock is restarted after a signal and waits on.
+        time.sleep(poll_seconds)
+
+
+def _sign(descriptor: int) -> None:
+    """Writes who holds the lock; for people only, so a full disk does not matter."""
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _release(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+    # Said, not left to close: a forked child may have the descriptor too.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

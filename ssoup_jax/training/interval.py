@@ -1,0 +1,67 @@
+"""How often something is done in training: every so many steps, epochs or minutes."""
+
+import re
+import time
+from dataclasses import dataclass, field
+
+from ssoup_jax.errors import SettingsError
+
+_FORM = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) (step|epoch|minute)s?")
+
+
+@dataclass
+class Interval:
+    """Tells when it is time again.
+
+    Attributes:
+        steps: least number of steps between two times.
+        seconds: least time between two times.
+    """
+
+    steps: float
+    seconds: float
+    _step: int = 0
+    _time: float = field(default_factory=time.monotonic)
+
+    def due(self, step: int) -> bool:
+        """Returns whether it is time; if so, the next interval begins."""
+        if step - self._step < self.steps or time.monotonic() - self._time < self.seconds:
+            return False
+        self._step, self._time = step, time.monotonic()
+        return True
+
+
+def parse(text: str) -> tuple[float, str]:
+    """Reads `'500 steps'`, `'2 epochs'` or `'10 minutes'`.
+
+    Args:
+        text: the setting.
+
+    Returns:
+        The number, positive, and the unit in the singular.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    found = _FORM.fullmatch(text.strip())
+    number = float(found[1]) if found else 0
+    if not number or (found[2] == "step" and number != int(number)):
+        raise SettingsError(f"checkpoint_every: found {text!r}; allowed: 'N steps', 'N epochs', 'N minutes' or None")
+    return number, found[2]
+
+
+def make(text: str, steps_per_epoch: int, first_step: int) -> Interval:
+    """Starts an interval.
+
+    Args:
+        text: as for `parse`.
+        steps_per_epoch: training steps in an epoch.
+        first_step: where training begins.
+
+    Returns:
+        The interval, which has just begun.
+    """
+    number, unit = parse(text)
+    if unit == "minute":
+        return Interval(0, 60 * number, first_step)
+    return Interval(number * (steps_per_epoch if unit == "epoch" else 1), 0, first_step)
