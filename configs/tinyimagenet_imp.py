@@ -3,9 +3,9 @@
     python launch.py --config configs/tinyimagenet_imp.py:path=/data/tiny-imagenet-200
     python launch.py --config configs/tinyimagenet_imp.py:path=/data/tiny-imagenet-200,arch=ResNet18,size=64,m=5
 
-`path` is the folder that tiny-imagenet-200.zip unpacks to (train/CLASS/images, val/images, val/val_annotations.txt), from
-http://cs231n.stanford.edu/tiny-imagenet-200.zip. Its images have 64 x 64 pixels; as in the reference they are cropped
-and scaled to 224, `size` says otherwise.
+`path` is the folder that http://cs231n.stanford.edu/tiny-imagenet-200.zip unpacks to, with train/CLASS/images,
+val/images and val/val_annotations.txt. Its images have 64 x 64 pixels; as in the reference they are cropped and scaled
+to 224, `size` says otherwise.
 
 Cost: 90 epochs of dense training and 3 x m x 10 of retraining on 100 000 images. Expected result: none was published.
 

@@ -26,6 +26,7 @@ class Work:
     """Where a group of stages leaves its traces while it runs.
 
     Attributes:
+        stages: the names of the stages.
         folders: one for each member's `metrics.jsonl`.
         checkpoints: the group's.
         every: how often a checkpoint is written, see `training.interval`; None: only when a stop is asked for.
@@ -33,6 +34,7 @@ class Work:
         console: where progress is shown.
     """
 
+    stages: list[str]
     folders: list[Path]
     checkpoints: Path
     every: str | None
@@ -114,6 +116,8 @@ def train(
             stop = work.preemption.reached(progress.step)
             if stop or (every is not None and every.due(progress.step) and progress.step < total):
                 info = {
+                    "stages": work.stages,
+                    "n_steps": total,
                     "diverged": snapshot.diverged,
                     "seconds": earlier + time.perf_counter() - started,
                     "log": log.state(),

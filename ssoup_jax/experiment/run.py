@@ -176,7 +176,9 @@ def _finish(context: Context, store: Store, group: list[Stage], preemption: Pree
             missing = [stage for stage in group if not store.has(stage)]
             if missing:
                 _run_group(context, store, missing, preemption)
-                group = [stage for stage in group if stage not in missing]
+            # A kill may have come between the stages' end and that of their checkpoints.
+            Checkpoints(store.checkpoints(group)).discard()
+            group = [stage for stage in group if stage not in missing]
     for stage in group:
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
 
@@ -185,6 +187,7 @@ def _run_group(context: Context, store: Store, group: list[Stage], preemption: P
     like = jax.eval_shape(context.initial_variables)
     first = group[0]
     work = Work(
+        stages=[stage.name for stage in group],
         folders=[store.begin(stage) for stage in group],
         checkpoints=store.checkpoints(group),
         every=context.settings.checkpoint_every,
@@ -200,8 +203,9 @@ def _run_group(context: Context, store: Store, group: list[Stage], preemption: P
     else:
         split_vals = [parent.split_val for parent in first.parents]
         artifacts = [stages.ensemble(context, first.phase, parents, split_vals)]
-    store.finish_group(group, artifacts)
-    Checkpoints(work.checkpoints).discard()
+    with preemption.deferred():
+        store.finish_group(group, artifacts)
+        Checkpoints(work.checkpoints).discard()
     for stage, artifact in zip(group, artifacts, strict=True):
         context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
 

@@ -120,7 +120,7 @@ def test_show_of_a_file_that_fits_nothing(tmp_path, capsys):
         (["export", "ARTIFACT", "missing/a.pt"], "missing/a.pt: cannot be written: No such file or directory"),
         (["export", "ARTIFACT", "a.pt", "--prune"], "unrecognized arguments: --prune"),
         (["export", "OLD", "a.pt"], "its record does not say which model it is"),
-        (["export", "BROKEN", "a.pt"], "cannot be read"),
+        (["export", "BROKEN", "a.pt"], "is missing"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(stored, tmp_path, capsys, monkeypatch, arguments, expected):
