@@ -249,7 +249,8 @@ def main(arguments: list[str]) -> int:
         for one in damaged:
             console.print(f"damaged: {one.name}: {one.problem}", soft_wrap=True)
         checked = "" if options.no_verify or damaged else "; every file is as it was stored"
-        console.print(f"{len(found)} stages, {_size(total)}{checked}", soft_wrap=True)
+        stages = f"{len(found)} stage{'s' * (len(found) != 1)}"
+        console.print(f"{stages}, {_size(total)}{checked}", soft_wrap=True)
     return 1 if damaged else 0
 
 

@@ -86,18 +86,22 @@ def n_batches(n_examples: int, batch_size: int) -> int:
     return -(-n_examples // batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="n_examples")
-def epoch_order(keys: jax.Array, epoch: jax.Array | int, n_examples: int) -> jax.Array:
+def epoch_order(keys: jax.Array, epoch: int, n_examples: int) -> jax.Array:
     """Shuffles an epoch for every member; members with equal keys see equal orders.
 
     Args:
         keys: typed PRNG keys `[m]`.
-        epoch: 0-based epoch, int `[]`.
+        epoch: 0-based.
         n_examples: size of the training split.
 
     Returns:
         Positions in the training split, int32 `[m, n_examples]`.
     """
+    return _epoch_order(keys, jax.device_put(np.int32(epoch)), n_examples)
+
+
+@functools.partial(jax.jit, static_argnames="n_examples")
+def _epoch_order(keys: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.permutation(derive(key, "order", epoch), n_examples))(keys)
 
 

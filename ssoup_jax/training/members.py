@@ -19,7 +19,7 @@ EXECUTIONS = ("auto", "map", "vmap", "unroll", "loop")
 FORMS = (*EXECUTIONS, "vmap:K", "unroll:K", "shard", "shard:map", "shard:vmap", "shard:unroll")
 """Every form an execution can take; K is how many members run side by side at most, behind `shard` on each device."""
 
-_FORM = re.compile(r"(shard(?::|$))?(?:(map|vmap|unroll|loop)(?::(.*))?)?")
+_FORM = re.compile(r"(shard:)?(map|vmap|unroll|loop)(?::(.*))?")
 
 MemberFn = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
@@ -65,8 +65,10 @@ def check(execution: str) -> None:
     if execution in ("auto", "shard"):
         return
     match = _FORM.fullmatch(execution)
-    sharded, name, chunk = match.groups() if match else (None, None, None)
-    if name is None or (sharded and name == "loop") or (chunk is not None and name in ("map", "loop")):
+    if match is None:
+        raise unknown("execution", execution, FORMS)
+    sharded, name, chunk = match.groups()
+    if (sharded and name == "loop") or (chunk is not None and name in ("map", "loop")):
         raise unknown("execution", execution, FORMS)
     if chunk is not None and not re.fullmatch("[1-9][0-9]{0,8}", chunk):
         raise SettingsError(f"execution: found {execution!r}; after {name!r} comes a number of members, at least 1")
@@ -131,16 +133,16 @@ def run(
     active = np.arange(size) if active is None else np.asarray(active)
     if not sharded:
         shared, state, inputs = mesh.on_one((shared, state, inputs))
-    slots = jnp.asarray(np.resize(active, size), jnp.int32)
+    slots = _on_device(np.resize(active, size))
     if name == "map" and not sharded:
-        return _mapped(fn, shared, state, inputs, slots, jnp.int32(0), jnp.int32(len(active)))
+        return _mapped(fn, shared, state, inputs, slots, _on_device(0), _on_device(len(active)))
 
     def run_part(part: np.ndarray, state: PyTree) -> tuple[PyTree, PyTree]:
         if sharded:
             return mesh.run(_each if name == "map" else _together, fn, shared, state, inputs, active[part])
         if name == "loop":
-            return _mapped(fn, shared, state, inputs, slots, jnp.int32(part[0]), jnp.int32(part[0] + 1))
-        return _batched(fn, shared, state, inputs, jnp.asarray(active[part], jnp.int32))
+            return _mapped(fn, shared, state, inputs, slots, _on_device(part[0]), _on_device(part[0] + 1))
+        return _batched(fn, shared, state, inputs, _on_device(active[part]))
 
     # Chunks are calls: a loop over them on the device gains nothing, and needs a program for each number of members.
     at_once = 1 if name == "loop" else (chunk or size) * (len(jax.devices()) if sharded else 1)
@@ -149,6 +151,11 @@ def run(
         state, own = run_part(part, state)
         outputs = own if outputs is None else jax.tree.map(jnp.add, outputs, own)
     return state, outputs
+
+
+def _on_device(numbers: np.ndarray | int) -> jax.Array:
+    # On purpose: what moves unasked is an error under a transfer guard.
+    return jax.device_put(np.asarray(numbers, np.int32))
 
 
 @functools.partial(jax.jit, static_argnames="fn", donate_argnames="state")
