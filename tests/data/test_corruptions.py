@@ -230,8 +230,9 @@ def check_noise(name: str, n: int, size: int, constants: list) -> None:
         for value, levels in zip(values, found, strict=True):
             share = np.cumsum(np.bincount(levels, minlength=256)) / levels.size
             expected = cumulative(name, value, constant, np.arange(256))
-            # Kolmogorov's bound: farther apart than this in one of 70 000 (2 exp(-2 * 2.5^2)).
-            assert np.abs(share - expected).max() < 2.5 / math.sqrt(levels.size), (severity, value)
+            # Five standard deviations of a share of n values, and five values where hardly any is expected.
+            deviation = np.sqrt(expected * (1 - expected) / levels.size)
+            assert (np.abs(share - expected) <= 5 * deviation + 5 / levels.size).all(), (severity, value)
 
 
 @pytest.mark.parametrize("name", NOISE)
@@ -281,8 +282,8 @@ def test_batches_of_any_size_agree(name):
 def test_randomness_comes_from_key_and_index(name):
     images = np.repeat(natural_images(1, 32), 48, axis=0)
     found = run(name, 3, images)
-    # Not one of so many random pixels, but a line at one of few angles.
-    assert len(np.unique(found, axis=0)) > 20 if name == "motion_blur" else 47
+    # In motion only as many differ as there are lines of pixels.
+    assert len(np.unique(found, axis=0)) >= (20 if name == "motion_blur" else 48)
     np.testing.assert_array_equal(run(name, 3, images, [7] * 48), np.repeat(found[7:8], 48, axis=0))
     other = run(name, 3, images, key=jax.random.key(6))
     assert (other != found).any(axis=(1, 2, 3)).all()
