@@ -3,9 +3,10 @@
 Other corruptions can so be asked for later, and nothing is trained again.
 """
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from ssoup_jax.data import corruptions, ood
 from ssoup_jax.data.batches import Examples, Feed, Resident
 from ssoup_jax.data.ood import Corruption
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, Stage
-from ssoup_jax.experiment.stages import Context
 from ssoup_jax.experiment.store import Store
 from ssoup_jax.report.sinks import write_json
 from ssoup_jax.training.evaluate import logits
@@ -58,37 +59,46 @@ class Corrupted:
             yield Examples(images, examples.labels[block]), everyone
 
 
-def available(context: Context) -> list[tuple[Corruption, Feed]]:
+def available(context: Context) -> dict[Corruption, Callable[[], Feed]]:
     """Finds what the setting `ood` asks for; where the default is not to be had, one line says so.
 
     Args:
         context: the experiment's.
 
     Returns:
-        Each corruption with the feed of its images, as split `ood`.
+        For each corruption what makes the feed of its images, as split `ood`; one published set is as large as all test
+        images, so they are not all to be held at once.
 
     Raises:
         SettingsError: images that were asked for by name are not to be had.
     """
     settings = context.settings
-    found = []
+    found = {}
     for corruption in ood.parse(settings.ood, settings.dataset, context.image_shape[-1]):
         if corruption.computed:
-            found.append((corruption, Corrupted(context.feed, corruption, context.key("ood", str(corruption)))))
+            key = context.key("ood", str(corruption))
+            found[corruption] = functools.partial(Corrupted, context.feed, corruption, key)
             continue
+        found[corruption] = functools.partial(
+            _published, settings.dataset, corruption, settings.data_dir, settings.data.download
+        )
         try:
-            split = ood.load_published(settings.dataset, corruption, settings.data_dir, settings.data.download)
+            found[corruption]()  # after the training would be late to hear that it is not to be had
         except SettingsError as error:
             if settings.ood != "default":
                 raise
             context.console.line(f"not evaluated out of distribution: {error}")
-            return []
-        examples = Examples(split.images, split.labels)
-        found.append((corruption, Resident(examples, {SPLIT: np.arange(len(split), dtype=np.int32)})))
+            return {}
     return found
 
 
-def evaluate(context: Context, plan: Plan, store: Store, wanted: list[tuple[Corruption, Feed]]) -> None:
+def _published(dataset: str, corruption: Corruption, data_dir: str | None, download: bool) -> Resident:
+    split = ood.load_published(dataset, corruption, data_dir, download)
+    examples = Examples(jax.device_put(split.images), jax.device_put(split.labels))
+    return Resident(examples, {SPLIT: np.arange(len(split), dtype=np.int32)})
+
+
+def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption, Callable[[], Feed]]) -> None:
     """Evaluates every finished stage of a plan on the corruptions that it has not been evaluated on.
 
     Args:
@@ -101,7 +111,7 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: list[tuple[Corr
     todo = []
     for group in ((plan.dense,), *plan.candidates, *((soup,) for soup in plan.soups)):
         finished = [stage for stage in group if store.has(stage) and store.record(stage)["metrics"]]
-        missing = [one for one in wanted if any(str(one[0]) not in read(store, stage) for stage in finished)]
+        missing = [one for one in wanted if any(str(one) not in read(store, stage) for stage in finished)]
         todo += [(finished, missing)] if missing else []
     total = sum(len(missing) for _, missing in todo)
     if not total:
@@ -111,8 +121,9 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: list[tuple[Corr
         for finished, missing in todo:
             variables = trees.stack([store.load(stage, like).variables for stage in finished])
             found = [read(store, stage) for stage in finished]
-            for corruption, feed in missing:
-                outputs = logits(context.problem, _on_device(feed), variables, SPLIT, context.execution)
+            for corruption in missing:
+                feed = wanted[corruption]()
+                outputs = logits(context.problem, feed, variables, SPLIT, context.execution)
                 for scores, own in zip(found, outputs, strict=True):
                     scores[str(corruption)] = metrics.prediction_metrics(own, feed.labels[SPLIT])
                 done += 1
@@ -127,23 +138,28 @@ def read(store: Store, stage: Stage) -> dict[str, Any]:
         found = json.loads(_path(store, stage).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name: scores for name, scores in found.items() if _is_scores(scores)} if isinstance(found, dict) else {}
 
 
-def mean(scores: dict[str, Any], wanted: Sequence[str]) -> dict[str, float] | None:
+def mean(scores: dict[str, Any], wanted: Sequence[str]) -> dict[str, float | None] | None:
     """Averages the metrics over the wanted corruptions; None where one is missing."""
     if not wanted or any(name not in scores for name in wanted):
         return None
-    return {metric: float(np.mean([scores[name][metric] for name in wanted])) for metric in scores[wanted[0]]}
+    values = {metric: [scores[name].get(metric) for name in wanted] for metric in scores[wanted[0]]}
+    return {
+        metric: float(np.mean(own)) if all(isinstance(value, float | int) for value in own) else None
+        for metric, own in values.items()
+    }
+
+
+def _is_scores(scores: Any) -> bool:
+    """Tells whether what a file holds can be metrics: whoever wrote it, reading it must not fail."""
+    values = scores.values() if isinstance(scores, dict) else ()
+    return "accuracy" in scores and all(isinstance(value, float | int | None) for value in values) if values else False
 
 
 def _accuracies(found: list[dict[str, Any]], corruption: Corruption) -> np.ndarray:
     return np.array([scores[str(corruption)]["accuracy"] for scores in found])
-
-
-def _on_device(feed: Feed) -> Feed:
-    """Puts the images of a published set on the device, one set at a time."""
-    return replace(feed, examples=jax.device_put(feed.examples)) if isinstance(feed, Resident) else feed
 
 
 def _path(store: Store, stage: Stage) -> Path:

@@ -20,10 +20,10 @@ from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import lock, out_of_distribution, results, stages
 from ssoup_jax.experiment.checkpoints import Checkpoints
+from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
 from ssoup_jax.experiment.preemption import Preemption
 from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.stages import Context
 from ssoup_jax.experiment.store import Artifact, Store
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.layers import Network
@@ -74,7 +74,7 @@ def run(settings: Settings, workdir: Path, console: Console, preemption: Preempt
         with _failures_of(group):
             _finish(context, store, group, preemption or Preemption())
     out_of_distribution.evaluate(context, plan, store, corruptions)
-    return results.report(settings, plan, store, console, [str(corruption) for corruption, _ in corruptions])
+    return results.report(settings, plan, store, console, list(map(str, corruptions)))
 
 
 def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None) -> Context:

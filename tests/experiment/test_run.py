@@ -3,19 +3,24 @@
 import errno
 import json
 import math
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from ssoup_jax import trees
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import run as run_module
 from ssoup_jax.experiment import stages
+from ssoup_jax.experiment.preemption import Stopped
 from ssoup_jax.experiment.store import Store
 from ssoup_jax.pruning.prunable import prunable_leaves
 from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from ssoup_jax.training import loop
 from tests.experiment import tiny
 
 
@@ -306,3 +311,52 @@ def test_a_member_trained_under_another_name_is_reported_under_its_own(tmp_path)
     phase = summary["phases"][0]
     assert [candidate["split_val"] for candidate in phase["candidates"]] == [decay, 1e-2]
     assert phase["soup"]["ingredients"] == [decay, 1e-2]
+
+
+TIMES = {"seconds", "images_per_second"}
+"""What a record says of time; all else is equal, however a run was cut."""
+
+
+def untimed(record):
+    """A record, or a part of one, without its times."""
+    if isinstance(record, dict):
+        return {name: untimed(value) for name, value in record.items() if name not in TIMES}
+    return [untimed(value) for value in record] if isinstance(record, list) else record
+
+
+def left_behind(workdir: Path) -> dict:
+    """Every artifact's arrays as bytes and its files without times, by name."""
+    found = {}
+    for folder in sorted((workdir / "artifacts").iterdir()):
+        lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+        found[folder.name] = [
+            untimed(json.loads((folder / "record.json").read_text())),
+            [untimed(json.loads(line)) for line in lines],
+            jax.tree.map(lambda leaf: (leaf.shape, np.asarray(leaf).tobytes()), ocp.load(folder / "state")),
+        ]
+    return found
+
+
+def test_a_run_cut_twice_and_moved_ends_as_one_that_was_not(finished, tmp_path, monkeypatch):
+    whole, summary, _ = finished
+    # One step a chunk, so that a stop can come after any of them: 42 steps for the dense model, 21 per phase.
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        tiny.launch(tmp_path / "a", tiny.StopAfter(17))
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(Stopped):
+        # 25 steps are left of the dense model.
+        tiny.launch(tmp_path / "b", tiny.StopAfter(25 + 11))
+    found, printed = tiny.launch(tmp_path / "b")
+    assert "Dense: finished earlier" in printed
+    assert "IMP phase 1 (2 members): goes on after step 11, from a checkpoint" in printed
+    assert untimed(found) == untimed(summary)
+    assert left_behind(tmp_path / "b") == left_behind(whole)
+    assert list((tmp_path / "b/checkpoints").iterdir()) == []
+
+
+def test_regular_checkpoints_change_nothing(tmp_path):
+    plain, _ = tiny.launch(tmp_path / "plain", n_phases=1, checkpoint_every=None)
+    often, _ = tiny.launch(tmp_path / "often", n_phases=1, checkpoint_every="5 steps")
+    assert untimed(often) == untimed(plain) | {"settings": plain["settings"] | {"checkpoint_every": "5 steps"}}
+    assert left_behind(tmp_path / "often") == left_behind(tmp_path / "plain")

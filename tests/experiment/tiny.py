@@ -10,6 +10,7 @@ from configs import digits_sms
 from ssoup_jax.config import Settings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
+from ssoup_jax.experiment.preemption import Preemption
 from ssoup_jax.experiment.run import prepare, run
 from ssoup_jax.experiment.store import Artifact, Store
 from ssoup_jax.report.console import Console
@@ -23,10 +24,23 @@ def settings(**changes: Any) -> Settings:
     return make_settings(config)
 
 
-def launch(workdir: Path, **changes: Any) -> tuple[dict[str, Any], str]:
+def launch(workdir: Path, preemption: Preemption | None = None, **changes: Any) -> tuple[dict[str, Any], str]:
     """Runs an experiment in this process; returns its summary and what it printed."""
     printed = io.StringIO()
-    return run(settings(**changes), workdir, Console(printed)), printed.getvalue()
+    return run(settings(**changes), workdir, Console(printed), preemption), printed.getvalue()
+
+
+class StopAfter(Preemption):
+    """As if SIGTERM had come in the given chunk of steps, counted over all stages that train."""
+
+    def __init__(self, chunk: int):
+        super().__init__()
+        self._left = chunk
+
+    def reached(self, step: int) -> bool:
+        self._left -= 1
+        self.requested = None if self._left else "SIGTERM"
+        return not self._left
 
 
 def plan(**changes: Any) -> Plan:
