@@ -33,12 +33,12 @@ def _processor() -> str:
     return found[1].strip() if found else platform.machine()
 
 
-def save(name: str, result: dict[str, Any], markdown: str) -> Path:
+def save(name: str, result: dict[str, Any], markdown: str, folder: Path = RESULTS) -> Path:
     """Writes a result as JSON and as a Markdown table, named by what was measured and on which device."""
     machine = describe()
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     stem = f"{name}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{stem}.json").write_text(json.dumps({"machine": machine} | result, indent=2) + "\n")
-    (RESULTS / f"{stem}.md").write_text(markdown)
-    return RESULTS / f"{stem}.md"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps({"machine": machine} | result, indent=2) + "\n")
+    (folder / f"{stem}.md").write_text(markdown)
+    return folder / f"{stem}.md"

@@ -40,7 +40,5 @@ def test_minutes(monkeypatch):
     ["", "10", "ten minutes", "0 steps", "-1 steps", "1.5 steps", "5 hours", "nan minutes", "5steps", "1e3 steps"],
 )
 def test_anything_else_is_one_clear_line(text):
-    with pytest.raises(
-        SettingsError, match="^checkpoint_every: found"
-    ):
+    with pytest.raises(SettingsError, match=r"^checkpoint_every: found "):
         interval.parse(text)
