@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.download = True  # whether what is missing in data_dir may be fetched from the network
     config.data.on_device = placeholder(bool)  # whether all images stay on the device; None: if they fit
     config.data.image_size = 224  # pixels to a side that images of different sizes are cropped to
-    config.data.workers = 8  # threads that read and decode images on their way to the device; 0: none
+    config.data.workers = placeholder(int)  # threads that decode streamed images; 0: none; None: as many as cores
     config.data.skip_undecodable = False  # True: replace an image that cannot be decoded, and count it; False: stop
     config.ood = "default"  # corrupted test images to evaluate on as well: a list such as
     #   'gaussian_noise:3, computed:brightness:5'; 'all', 'all:3', 'computed:all', 'computed:all:3'; 'default': what the

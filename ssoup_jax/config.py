@@ -39,7 +39,7 @@ class DataSettings(BaseModel):
     download: bool
     on_device: bool | None
     image_size: Annotated[int, Field(ge=8, le=1024)]
-    workers: Annotated[int, Field(ge=0, le=1024)]
+    workers: Annotated[int, Field(ge=0, le=1024)] | None
     skip_undecodable: bool
 
 

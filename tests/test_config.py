@@ -399,7 +399,7 @@ def from_command_line(*overrides, config="base"):
         ("checkpoint_every=5 epochs", "5 epochs"),
         ("data.download=false", False),
         ("data.on_device=true", True),
-        ("data.workers=0", 0),
+        ("data.workers=3", 3),
     ],
 )
 def test_overrides_on_the_command_line(override, expected):

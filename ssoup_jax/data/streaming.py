@@ -254,7 +254,7 @@ class Streaming:
         except Exception as error:
             where, why = files.describe(index), _line(error)
             if not self._skip_undecodable:
-                hint = "data.skip_undecodable=True trains without such images"
+                hint = "data.skip_undecodable=True puts black ones in their place"
                 raise RunError(f"{where}: cannot be decoded: {why}; {hint}") from error
             self.skipped[where] = why
             return 0

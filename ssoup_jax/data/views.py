@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ssoup_jax.errors import SettingsError
 
@@ -78,7 +78,11 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         Exception: it cannot be decoded; Pillow's formats raise errors of many types.
     """
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Pillow names the buffer, which tells nobody anything.
+        raise UnidentifiedImageError("not an image of a known format") from None
     image.load()
     if image.mode == "RGB":
         return image

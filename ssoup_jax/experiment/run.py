@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ def run(settings: Settings, workdir: Path, console: Console, preemption: Preempt
         with _failures_of(group):
             _finish(context, store, group, preemption or Preemption())
     out_of_distribution.evaluate(context, plan, store, corruptions)
+    if skipped := getattr(context.feed, "skipped", None):
+        name, reason = next(iter(skipped.items()))
+        console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
     return results.report(settings, plan, store, console, list(map(str, corruptions)))
 
 
@@ -132,12 +136,13 @@ def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:
     if n_bytes is not None and (wanted or (wanted is None and memory.data_fits(n_bytes, free))):
         return resident(dataset)
     image_bytes = math.prod(dataset.image_shape) * settings.batch_size
+    workers = (os.cpu_count() or 1) if settings.data.workers is None else settings.data.workers
     size = "images of different sizes" if n_bytes is None else f"{n_bytes / 1e9:.2f} GB of images"
-    console.line(f"data: {size} are streamed to the device by {settings.data.workers} threads")
+    console.line(f"data: {size} are streamed to the device by {workers} threads")
     return Streaming(
         dataset,
         dataset.view,
-        workers=settings.data.workers,
+        workers=workers,
         steps_per_block=max(1, min(64, STREAMED_BLOCK_BYTES // image_bytes)),
         skip_undecodable=settings.data.skip_undecodable,
     )
