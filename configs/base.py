@@ -71,10 +71,8 @@ def get_config() -> ConfigDict:
     # How it runs; does not change what is computed beyond rounding.
     config.on_divergence = "exclude"  # a member whose loss or weights are not finite: 'exclude' it, or 'fail'
     config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
-    config.execution = (
-        "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most four
-    )
-    #   members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': measured, where that can pay
+    config.execution = "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most
+    #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': measured, where it can pay
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

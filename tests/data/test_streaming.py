@@ -302,8 +302,8 @@ def bomb() -> bytes:
 
 BROKEN = {
     "cut short": (encode(6)[:-30], "truncated"),
-    "empty": (b"", "cannot identify"),
-    "of another kind": (b"<html>not found</html>\n" * 10, "cannot identify"),
+    "empty": (b"", "not an image"),
+    "of another kind": (b"<html>not found</html>\n" * 10, "not an image"),
     "a decompression bomb": (bomb(), "decompression bomb"),
 }
 
