@@ -47,9 +47,11 @@ def _check_names(arguments: list[str]) -> None:
             if path and not Path(path).is_file():
                 raise unknown("--config", path, sorted(map(str, Path("configs").glob("*_*.py"))))
         elif name.startswith("config.") and argument.startswith("-"):
-            setting = name.removeprefix("config.").split(".")[0]
-            if setting not in base.get_config():
-                raise unknown("setting", setting, base.get_config())
+            setting = name.removeprefix("config.")
+            known = base.get_config()
+            known = [*known, *(f"data.{inner}" for inner in known.data)]
+            if setting not in known:
+                raise unknown("setting", setting, known)
 
 
 def leave(error: UserError) -> None:

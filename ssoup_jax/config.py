@@ -27,6 +27,11 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
+# Far beyond any use, and small enough that a plan of everything is laid out in no time.
+Phases = Annotated[int, Field(ge=1, le=100)]
+Members = Annotated[int, Field(ge=1, le=500)]
+Epochs = Annotated[int, Field(ge=1, le=10**6)]
+EpochsOrZero = Annotated[int, Field(ge=0, le=10**6)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -58,7 +63,7 @@ class Settings(BaseModel):
     arch: str
     use_amp: bool
     init_from: str | None
-    n_epochs: Count
+    n_epochs: Epochs
     batch_size: Count
     optimizer: str
     learning_rate: str
@@ -66,12 +71,12 @@ class Settings(BaseModel):
     momentum: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0)]
     goal_sparsity: Annotated[Number, Field(gt=0, lt=1)]
-    n_phases: Count
+    n_phases: Phases
     pruning_selector: str
-    n_epochs_per_phase: CountOrZero
+    n_epochs_per_phase: EpochsOrZero
     retrain_schedule: str
     ensemble_by: str
-    n_splits_total: Count | None
+    n_splits_total: Members | None
     split_vals: tuple[Any, ...] | None
     split_val: Number | None
     ensemble_method: str | None
@@ -197,13 +202,23 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
     return _validated(Settings, values)
 
 
+def _is_none(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return len(value) == 1 and value[0] is None
+    return isinstance(value, str) and value == "None"
+
+
 def _validated(kind: type[Kind], config: Mapping[str, Any], prefix: str = "") -> Kind:
     values = {}
     for name, value in config.items():
         if name not in kind.model_fields:
             raise unknown("setting", f"{prefix}{name}", [prefix + field for field in kind.model_fields])
         # This is how None and tuples arrive from the command line.
-        value = None if isinstance(value, str | tuple) and value in ("None", (None,)) else value
+        value = None if _is_none(value) else value
+        try:
+            repr(value)
+        except ValueError:  # whole numbers of more than 4300 digits
+            raise SettingsError(f"{prefix}{name}: found a number of thousands of digits") from None
         values[name] = tuple(value) if name == "split_vals" and isinstance(value, list) else value
     try:
         return kind(**values)

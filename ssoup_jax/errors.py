@@ -3,11 +3,18 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 950  # characters
+
 
 class UserError(Exception):
     """A problem worth one clear line instead of a traceback."""
 
     exit_code: int
+
+    def __init__(self, text: str):
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        # What was found may be of any length; what is allowed stands behind it.
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:400]} [...] {line[-500:]}")
 
 
 class SettingsError(UserError):
