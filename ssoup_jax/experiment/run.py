@@ -181,10 +181,11 @@ def _finish(context: Context, store: Store, group: list[Stage], preemption: Pree
             missing = [stage for stage in group if not store.has(stage)]
             if missing:
                 _run_group(context, store, missing, preemption)
-            # A kill may have come between the stages' end and that of their checkpoints.
-            Checkpoints(store.checkpoints(group)).discard()
-            group = [stage for stage in group if stage not in missing]
-    for stage in group:
+    else:
+        missing = []
+    # A kill may have come between the stages' end and that of their checkpoints.
+    Checkpoints(store.checkpoints(group)).discard()
+    for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
 
 

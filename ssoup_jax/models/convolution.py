@@ -81,25 +81,25 @@ def _differentiable(strides: Pair, pads: Pads, precision, unroll: bool) -> Calla
         return dx, _kernel_gradient(x, kernel.shape, g, strides, pads, precision)
 
     def forward_and_save(x, kernel):
-        x = _stored(x, kernel)
+        x = _stored(x)
         return forward(x, kernel), (x, kernel)
 
     convolve = jax.custom_vjp(lambda x, kernel: forward(x, kernel))
-    convolve.defvjp(forward_and_save, lambda saved, g: gradients(*saved, _stored(g, saved[1])))
+    convolve.defvjp(forward_and_save, lambda saved, g: gradients(*saved, _stored(g)))
     return convolve
 
 
-def _stored(x: jax.Array, any_array: jax.Array) -> jax.Array:
+def _stored(x: jax.Array) -> jax.Array:
     """Returns `x`, which XLA's CPU compiler then computes once and keeps in memory.
 
     It would otherwise compute an activation again while it transposes it for the kernel's gradient, back through every
     shortcut to the last convolutions, pixel by pixel in the order of the transpose; an optimization barrier is gone
-    before it decides that. Operations that it holds to be expensive it does not repeat, and division is one. That the
-    divisor is 1 it cannot see; LLVM, which comes after it, can, and leaves nothing of the division.
+    before it decides that. Operations that it holds to be expensive it does not repeat, and division is one, unless by
+    a scalar. That the divisors are 1 it cannot see; LLVM, which comes after it, can, and leaves nothing of the division.
     """
     if jax.default_backend() != "cpu":
         return x
-    bits = lax.bitcast_convert_type(any_array.ravel()[0].astype(jnp.float32), jnp.int32)
+    bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
     return x / ((bits | 1) != 0).astype(x.dtype)
 
 
