@@ -95,7 +95,7 @@ def _stored(x: jax.Array) -> jax.Array:
     It would otherwise compute an activation again while it transposes it for the kernel's gradient, back through every
     shortcut to the last convolutions, pixel by pixel in the order of the transpose; an optimization barrier is gone
     before it decides that. Operations that it holds to be expensive it does not repeat, and division is one, unless by
-    a scalar. That the divisors are 1 it cannot see; LLVM, which comes after it, can, and leaves nothing of the division.
+    a scalar. That the divisors are 1 it cannot see; LLVM, which comes after it, can, and leaves nothing of them.
     """
     if jax.default_backend() != "cpu":
         return x

@@ -1,0 +1,361 @@
+"""Kills experiments at every kind of moment, starts them again, and compares the end with an undisturbed run.
+
+    python -m tests.robustness.kills --kills 50
+
+Each experiment is `python launch.py` in a workdir of its own; it is struck several times and then left to finish. Exit
+code 0: every one finished with the undisturbed run's arrays, bit for bit, and every stop was clean.
+"""
+
+import argparse
+import collections
+import glob
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.robustness.compare import differences
+
+ROOT = Path(__file__).parents[2]
+COMMON = {"execution": "map", "checkpoint_every": "3 steps", "goal_sparsity": 0.9, "n_phases": 2, "arch": "Simple"}
+SCENARIOS: dict[str, dict[str, object]] = {
+    "short": {"n_epochs": 2, "n_epochs_per_phase": 1, "n_phases": 1, "n_splits_total": 2},
+    "seeds": {"n_epochs": 4, "n_epochs_per_phase": 3, "n_splits_total": 2},
+    # Members that end at different steps.
+    "lengths": {
+        "n_epochs": 2,
+        "ensemble_by": "retrain_length",
+        "split_vals": "(1,4,2)",
+        "ensemble_method": "GreedySoup",
+    },
+    # A member that is left behind.
+    "diverged": {"n_epochs": 2, "ensemble_by": "retrain_schedule", "split_vals": "(0.01,1e30,0.02)", "n_phases": 1},
+    # A chain of phases without soups, every checkpoint at the end of an epoch.
+    "chain": {"n_epochs": 3, "n_epochs_per_phase": 3, "n_splits_total": 1, "ensemble_method": None}
+    | {"checkpoint_every": "1 epochs"},
+    # Batch statistics, augmentation apart; slower than all others.
+    "norm": {"arch": "ResNet8", "n_epochs": 2, "n_epochs_per_phase": 1, "n_splits_total": 2, "batch_size": 128}
+    | {"bn_recalibration": "exact", "n_phases": 1},
+}
+"""Settings by name; all but `norm` train for seconds."""
+
+MOMENTS = {
+    "checkpoint begun": "checkpoints/*/.step-*.partial",
+    "checkpoint grows": "checkpoints/*/.step-*.partial/state*",
+    "checkpoint almost whole": "checkpoints/*/.step-*.partial/.manifest.json.tmp",
+    "checkpoint in place": "checkpoints/*/step-*",
+    "old checkpoint removed": "checkpoints/*/.*.removed",
+    "stage begun": "artifacts/.*.partial",
+    "artifact grows": "artifacts/.*.partial/state*",
+    "artifact almost whole": "artifacts/.*.partial/manifest.json",
+    "group written": "artifacts/.group-*.json",
+    "artifact in place": "artifacts/[!.]*",
+    "summary": "experiments/*",
+}
+"""What shows up in a workdir at moments worth a kill."""
+
+LONGEST_STOP = 20.0
+"""Seconds from a signal to the end: a chunk of steps and a checkpoint, on a busy machine and behind a compilation."""
+
+
+@dataclass(frozen=True)
+class Blow:
+    """When an experiment is struck, and by what.
+
+    Attributes:
+        signals: one, or two in a row.
+        moment: a key of `MOMENTS`; None: any time.
+        count: how many such things have to show up since the start.
+        delay: seconds from there, or from the start.
+    """
+
+    signals: tuple[signal.Signals, ...]
+    moment: str | None
+    count: int
+    delay: float
+
+    def __str__(self) -> str:
+        at = f"{self.count}. {self.moment} + " if self.moment else ""
+        return f"{'+'.join(number.name for number in self.signals)} at {at}{self.delay:.3f} s"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a launch ended.
+
+    Attributes:
+        code: exit code; negative: by a signal.
+        struck: the blow fell before the end.
+        seconds: from the start to the end.
+        stopping: seconds from the first signal to the end.
+        out: standard output.
+        err: standard error.
+    """
+
+    code: int
+    struck: bool
+    seconds: float
+    stopping: float
+    out: str
+    err: str
+
+
+@dataclass
+class Tally:
+    """What happened to all experiments together.
+
+    Attributes:
+        blows: how often each kind of blow fell, by signals and moment.
+        resumed: launches that went on from a checkpoint.
+        experiments: how many were struck and finished.
+        identical: how many of them ended as the truth did.
+        stops: seconds that each clean stop took.
+        findings: what was wrong, one line each.
+    """
+
+    blows: collections.Counter = field(default_factory=collections.Counter)
+    resumed: int = 0
+    experiments: int = 0
+    identical: int = 0
+    stops: list[float] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+def launch(workdir: Path, scenario: str, blow: Blow | None = None) -> Ended:
+    """Starts an experiment and strikes it.
+
+    Args:
+        workdir: the experiment's; logs are put beside it.
+        scenario: a key of `SCENARIOS`.
+        blow: when to strike; None: never.
+    """
+    settings = COMMON | SCENARIOS[scenario]
+    words = ["--config=configs/digits_sms.py", f"--workdir={workdir}"]
+    words += [f"--config.{name}={value}" for name, value in settings.items()]
+    log = workdir.with_suffix(".out"), workdir.with_suffix(".err")
+    with log[0].open("w") as out, log[1].open("w") as err:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "launch.py", *words],
+            cwd=ROOT,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        first = time.monotonic()
+        try:
+            struck = blow is not None and _wait_for(process, workdir, blow)
+            first = time.monotonic()
+            if struck:
+                _strike(process, blow)
+            code = process.wait(timeout=600)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    # A blow may come when the process has just ended.
+    struck = struck and not (code == 0 and blow.signals[0] == signal.SIGKILL)
+    ended = time.monotonic()
+    return Ended(code, struck, ended - started, ended - first, log[0].read_text(), log[1].read_text())
+
+
+def _wait_for(process: subprocess.Popen, workdir: Path, blow: Blow) -> bool:
+    """Waits for the moment; returns whether the process is there to see it."""
+    if blow.moment is not None:
+        # Unlike a path's own glob, this one bears folders that go away meanwhile.
+        pattern = MOMENTS[blow.moment]
+        old = seen = set(glob.glob(pattern, root_dir=workdir))
+        while len(seen) < len(old) + blow.count:
+            if process.poll() is not None:
+                return False
+            seen = seen | set(glob.glob(pattern, root_dir=workdir))
+            time.sleep(0.0005)
+    until = time.monotonic() + blow.delay
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            return False
+        time.sleep(min(0.01, max(0.0, until - time.monotonic())))
+    return process.poll() is None
+
+
+def _strike(process: subprocess.Popen, blow: Blow) -> None:
+    for index, number in enumerate(blow.signals):
+        if index:
+            time.sleep(0.2)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+
+
+def draw(rng: random.Random, seconds: float) -> Blow:
+    """Draws a blow: mostly SIGKILL, mostly while something is written.
+
+    Args:
+        rng: decides.
+        seconds: what the experiment takes undisturbed.
+    """
+    both = (signal.SIGTERM, signal.SIGINT)
+    signals = rng.choices([(signal.SIGKILL,), (rng.choice(both),), (rng.choice(both), rng.choice(both))], [14, 5, 1])[0]
+    if rng.random() < 0.3:
+        return Blow(signals, None, 0, rng.uniform(0, 1.2 * seconds))
+    moment = rng.choice(list(MOMENTS))
+    # What is waited for in vain strikes nothing, and the few things that are left show up once or twice.
+    count = rng.randint(1, 6) if "checkpoint" in moment else rng.choices([1, 2], [3, 1])[0]
+    return Blow(signals, moment, count, rng.choice([0, 0, rng.uniform(0, 0.05)]))
+
+
+def judge(ended: Ended, blow: Blow) -> Iterable[str]:
+    """Yields what was wrong with the way a struck launch ended."""
+    if "Traceback" in ended.err or "Traceback" in ended.out:
+        yield f"a traceback: {ended.err[-600:]!r}"
+    if blow.signals[0] == signal.SIGKILL:
+        if ended.code != -signal.SIGKILL:
+            yield f"exit code {ended.code} after SIGKILL, {ended.err[-300:]!r}"
+        return
+    codes = {128 + number for number in blow.signals}
+    if ended.out and "summary: " not in ended.out and ended.code not in codes:
+        yield f"exit code {ended.code}, {ended.err[-300:]!r}"
+    # Before the first line and after the last, nothing is there that would have to be saved.
+    if not codes | {-number for number in blow.signals} | {0} >= {ended.code}:
+        yield f"exit code {ended.code}, {ended.err[-300:]!r}"
+    if ended.stopping > LONGEST_STOP:
+        yield f"took {ended.stopping:.1f} s to stop"
+    stopped = re.search(r"^(.*): stopped at step (\d+)/", ended.out, re.MULTILINE)
+    if len(blow.signals) == 1 and ended.code in codes:
+        if stopped and f"{stopped[1]}: a checkpoint of step {stopped[2]} is written" not in ended.out:
+            yield f"no checkpoint of step {stopped[2]}"
+        if ended.out and len(ended.err.splitlines()) != 1:
+            yield f"not one line: {ended.err[-300:]!r}"
+
+
+def experiment(
+    place: Path, scenario: str, truth: Path, blows: Iterable[Blow], cold: bool, tally: Tally, name: str
+) -> None:
+    """Strikes one experiment again and again, lets it finish, and compares it with the truth.
+
+    Args:
+        place: an empty folder.
+        scenario: a key of `SCENARIOS`.
+        truth: the workdir of the same experiment, undisturbed.
+        blows: when to strike each launch; the one after the last is left alone.
+        cold: whether it has to compile on its own.
+        tally: where the outcome goes.
+        name: what to call it in a finding.
+    """
+    workdir = place / "runs"
+    workdir.mkdir(parents=True)
+    if not cold:
+        shutil.copytree(truth / "compiled", workdir / "compiled")
+    history, wrong, fell = [], [], 0
+    for blow in [*blows, None]:
+        newest = max((int(path.name[5:]) for path in workdir.glob("checkpoints/*/step-*")), default=None)
+        ended = launch(workdir, scenario, blow)
+        history.append(f"{blow} -> {ended.code}" if blow else f"left alone -> {ended.code}")
+        went_on = re.search(r"goes on after step (\d+)", ended.out)
+        tally.resumed += went_on is not None
+        if went_on and newest is not None and int(went_on[1]) != newest:
+            wrong.append(f"goes on after step {went_on[1]}, and step {newest} was there")
+        if newest is not None and not went_on and re.search(r"step [1-9]\d*/\d+", ended.out):
+            wrong.append(f"does not go on after step {newest}")
+        for word in ("is not used", "cannot be used", "set aside"):
+            if word in ended.out or word in ended.err:
+                wrong.append(f"a kill left something that is {word!r}")
+        if blow is not None and ended.struck:
+            fell += 1
+            tally.blows["+".join(number.name for number in blow.signals), blow.moment or "any time"] += 1
+            wrong += judge(ended, blow)
+            if blow.signals[0] != signal.SIGKILL:
+                tally.stops.append(ended.stopping)
+            continue
+        if ended.code != 0:
+            wrong.append(f"exit code {ended.code}: {ended.err[-600:]!r}")
+        break
+    wrong += [] if ended.code else differences(workdir, truth)
+    if fell:
+        tally.experiments += 1
+        tally.identical += not wrong
+    said = f"{name} ({scenario}{', cold' if cold else ''}; {'; '.join(history)})"
+    for finding in wrong:
+        print(f"FINDING {said}: {finding}", flush=True)
+        tally.findings.append(f"{said}: {finding}")
+    if not wrong:
+        shutil.rmtree(place)
+
+
+def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tally:
+    """Strikes experiments until enough blows have fallen.
+
+    Args:
+        kills: how many blows.
+        seed: decides scenarios, moments and signals, as far as timing lets it.
+        jobs: experiments at a time.
+        names: keys of `SCENARIOS`.
+        place: an empty folder; experiments with findings stay there.
+    """
+    tally = Tally()
+
+    def undisturbed(scenario: str) -> float:
+        truth, again = place / f"truth-{scenario}", place / f"again-{scenario}"
+        first = launch(truth, scenario)
+        if first.code:
+            raise RuntimeError(f"{scenario} fails undisturbed: {first.err}")
+        shutil.copytree(truth / "compiled", again / "compiled")
+        second = launch(again, scenario)
+        found = [f"{scenario} undisturbed, twice: {difference}" for difference in differences(again, truth)]
+        found += [] if second.code == 0 else [f"{scenario}: again ends with {second.code}"]
+        print("".join(f"FINDING {finding}\n" for finding in found), end="", flush=True)
+        tally.findings += found
+        return second.seconds
+
+    def one(index: int) -> None:
+        if sum(tally.blows.values()) >= kills:
+            return
+        rng = random.Random(f"{seed}-{index}")
+        scenario = names[index % len(names)]
+        blows = [draw(rng, seconds[scenario]) for _ in range(rng.randint(3, 9))]
+        folder = place / f"{seed}-{index}"
+        experiment(folder, scenario, place / f"truth-{scenario}", blows, rng.random() < 0.15, tally, folder.name)
+        print(f"{sum(tally.blows.values())} blows, {tally.identical} of {tally.experiments} identical", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        seconds = dict(zip(names, pool.map(undisturbed, names), strict=True))
+        print(f"undisturbed: {', '.join(f'{name} {spent:.0f} s' for name, spent in seconds.items())}", flush=True)
+        # Each has one blow at least, so this is enough; those that come after the last blow return at once.
+        list(pool.map(one, range(2 * kills)))
+    return tally
+
+
+def main() -> int:
+    """Strikes as often as asked for and prints what was found; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.robustness.kills")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS))
+    options = parser.parse_args()
+    started = time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="kills-"))
+    tally = run(options.kills, options.seed, options.jobs, options.scenarios, place)
+    for (signals, moment), count in sorted(tally.blows.items()):
+        print(f"{signals:16} {moment:24} {count}")
+    slowest = f", slowest stop {max(tally.stops):.1f} s" if tally.stops else ""
+    print(
+        f"kills {sum(tally.blows.values())}, resumed {tally.resumed}, identical {tally.identical} of "
+        f"{tally.experiments}, findings {len(tally.findings)}, {time.monotonic() - started:.0f} s{slowest}"
+    )
+    if not tally.findings:
+        shutil.rmtree(place)
+    return 1 if tally.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
