@@ -21,7 +21,7 @@ class Interval:
     steps: float
     seconds: float
     _step: int = 0
-    _time: float = field(default_factory=time.monotonic)
+    _time: float = field(default_factory=lambda: time.monotonic())
 
     def due(self, step: int) -> bool:
         """Returns whether it is time; if so, the next interval begins."""

@@ -351,7 +351,10 @@ def test_a_run_cut_twice_and_moved_ends_as_one_that_was_not(finished, tmp_path, 
     assert "Dense: finished earlier" in printed
     assert "IMP phase 1 (2 members): goes on after step 11, from a checkpoint" in printed
     assert untimed(found) == untimed(summary)
-    assert left_behind(tmp_path / "b") == left_behind(whole)
+    own, expected = left_behind(tmp_path / "b"), left_behind(whole)
+    assert len(own) == 7
+    # Other tests may have added to the finished experiment.
+    assert own == {name: expected[name] for name in own}
     assert list((tmp_path / "b/checkpoints").iterdir()) == []
 
 
