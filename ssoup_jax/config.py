@@ -198,7 +198,11 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
     """
     values = dict(config)
     if isinstance(values.get("data"), Mapping | ml_collections.ConfigDict):
-        values["data"] = _validated(DataSettings, dict(values["data"]), "data.")
+        try:
+            data = dict(values["data"])
+        except TypeError:  # a ConfigDict sorts its names, and these do not compare
+            raise SettingsError("data: found names that are not all text") from None
+        values["data"] = _validated(DataSettings, data, "data.")
     return _validated(Settings, values)
 
 

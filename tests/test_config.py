@@ -9,7 +9,7 @@ import tokenize
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import base, digits_sms
 from ssoup_jax import models
@@ -338,6 +338,10 @@ def test_settings_that_do_not_fit_together(changes, expected):
 )
 def test_settings_of_the_data(changes, expected):
     assert expected in error_of(data=dict(base.get_config().data) | changes)
+
+
+def test_names_that_do_not_compare_are_one_line():
+    assert error_of(data=ConfigDict({1: 0, "download": True})) == "data: found names that are not all text"
 
 
 @pytest.mark.parametrize("value", [3, None, "x", ["download"]])
