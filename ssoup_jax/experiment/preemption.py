@@ -61,7 +61,10 @@ class Preemption:
                     self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        if isinstance(error[1], Stopped):
+            # The process is about to end; a second signal is still to end it at once, not to interrupt its clean-up.
+            return
         while self._previous:
             signal.signal(*self._previous.popitem())
 

@@ -9,6 +9,7 @@ code 0: every one finished with the undisturbed run's arrays, bit for bit, and e
 import argparse
 import collections
 import glob
+import json
 import os
 import random
 import re
@@ -222,9 +223,9 @@ def judge(ended: Ended, blow: Blow) -> Iterable[str]:
             yield f"exit code {ended.code} after SIGKILL, {ended.err[-300:]!r}"
         return
     codes = {128 + number for number in blow.signals}
-    if ended.out and "summary: " not in ended.out and ended.code not in codes:
+    if len(blow.signals) == 1 and ended.out and "summary: " not in ended.out and ended.code not in codes:
         yield f"exit code {ended.code}, {ended.err[-300:]!r}"
-    # Before the first line and after the last, nothing is there that would have to be saved.
+    # Before the first line, after the last and on its way out, a process may as well end by the signal itself.
     if not codes | {-number for number in blow.signals} | {0} >= {ended.code}:
         yield f"exit code {ended.code}, {ended.err[-300:]!r}"
     if ended.stopping > LONGEST_STOP:
@@ -257,7 +258,7 @@ def experiment(
         shutil.copytree(truth / "compiled", workdir / "compiled")
     history, wrong, fell = [], [], 0
     for blow in [*blows, None]:
-        newest = max((int(path.name[5:]) for path in workdir.glob("checkpoints/*/step-*")), default=None)
+        newest = _newest_step(workdir)
         ended = launch(workdir, scenario, blow)
         history.append(f"{blow} -> {ended.code}" if blow else f"left alone -> {ended.code}")
         went_on = re.search(r"goes on after step (\d+)", ended.out)
@@ -289,6 +290,19 @@ def experiment(
         tally.findings.append(f"{said}: {finding}")
     if not wrong:
         shutil.rmtree(place)
+
+
+def _newest_step(workdir: Path) -> int | None:
+    """Finds the step that the next launch has to go on after; a finished stage's checkpoints are of no use any more."""
+    finished = {path.name for path in workdir.glob("artifacts/*")}
+    for group in workdir.glob("artifacts/.group-*.json"):
+        finished.update(json.loads(group.read_text())["stages"])
+    steps = [
+        int(path.parent.name.removeprefix("step-"))
+        for path in workdir.glob("checkpoints/*/step-*/checkpoint.json")
+        if not finished.issuperset(json.loads(path.read_text())["info"]["stages"])
+    ]
+    return max(steps, default=None)
 
 
 def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tally:
