@@ -1,6 +1,6 @@
 """Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 import ml_collections
@@ -23,6 +23,13 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "greedy_metric": ("accuracy", "macro_accuracy"),
     "bn_recalibration": (*recalibrate.METHODS, None),
     "on_divergence": loop.ON_DIVERGENCE,
+}
+
+_CHECKS: dict[str, Callable[[str], object]] = {
+    "arch": models.check_arch,
+    "dataset": sources.check_name,
+    "execution": members.check,
+    "checkpoint_every": interval.parse,
 }
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -95,29 +102,11 @@ class Settings(BaseModel):
             raise unknown(info.field_name, value, map(str, _CHOICES[info.field_name]))
         return value
 
-    @field_validator("arch")
+    @field_validator(*_CHECKS)
     @classmethod
-    def _known_arch(cls, value: str) -> str:
-        models.check_arch(value)
-        return value
-
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, value: str) -> str:
-        sources.check_name(value)
-        return value
-
-    @field_validator("execution")
-    @classmethod
-    def _known_execution(cls, value: str) -> str:
-        members.check(value)
-        return value
-
-    @field_validator("checkpoint_every")
-    @classmethod
-    def _known_interval(cls, value: str | None) -> str | None:
+    def _well_formed(cls, value: str | None, info) -> str | None:
         if value is not None:
-            interval.parse(value)
+            _CHECKS[info.field_name](value)
         return value
 
     @field_validator("learning_rate", mode="before")

@@ -18,8 +18,6 @@ from ssoup_jax.trees import PyTree
 
 CHUNK_SECONDS = 1.0
 ON_DIVERGENCE = ("exclude", "fail")
-# Executors under which a member's bits do not depend on which others run.
-_INDEPENDENT = ("map", "loop")
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def train(
             while first < block.last and step < total:
                 running = np.flatnonzero(n_steps > step)
                 active = np.array([i for i in running if i not in diverged], int)
-                if execution in _INDEPENDENT:
+                if execution in members.INDEPENDENT:
                     # Elsewhere the number of members decides the program, hence the others' last bits.
                     running = active
                 if not len(active):

@@ -14,10 +14,14 @@ from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.training import mesh
 from ssoup_jax.trees import PyTree
 
-EXECUTIONS = ("auto", "map", "vmap", "unroll", "loop")
-
-FORMS = (*EXECUTIONS, "vmap:K", "unroll:K", "shard", "shard:map", "shard:vmap", "shard:unroll")
+FORMS = (
+    *("auto", "map", "vmap", "unroll", "loop"),
+    *("vmap:K", "unroll:K", "shard", "shard:map", "shard:vmap", "shard:unroll"),
+)
 """Every form an execution can take; K is how many members run side by side at most, behind `shard` on each device."""
+
+INDEPENDENT = ("map", "loop")
+"""Executors under which a member's last bits do not depend on which others run."""
 
 _FORM = re.compile(r"(shard:)?(map|vmap|unroll|loop)(?::(.*))?")
 

@@ -1,5 +1,6 @@
 """What training a stack takes and what a device has, before anything is compiled."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ class Fit(NamedTuple):
     limit_bytes: int | None
 
 
+@functools.cache
 def footprint(problem: Problem, image_shape: tuple[int, int, int], batch_size: int, backend: str) -> Footprint:
     """Estimates what one member takes; nothing is computed.
 
