@@ -109,16 +109,19 @@ def _varying(x: jax.Array) -> frozenset[str]:
     return aval.mat.varying if hasattr(aval, "mat") else aval.vma
 
 
-def _match_varying(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Inside shard_map a kernel is often replicated where the batch is not. A custom_vjp must return gradients that
-    # vary as its inputs do, so the cast happens outside it, and the cast's own transpose sums over the mesh axis.
-    axes = _varying(x) | _varying(kernel)
+def match_varying(*arrays: jax.Array) -> list[jax.Array]:
+    """Makes arrays vary over the same mesh axes, as what a `custom_vjp` inside `shard_map` takes must.
 
-    def cast(a):
-        missing = tuple(sorted(axes - _varying(a)))
-        return lax.pcast(a, missing, to="varying") if missing else a
+    Parameters are often replicated where the batch is not, and gradients must vary as the inputs do. The cast's own
+    transpose, outside of the `custom_vjp`, sums over the mesh axis.
+    """
+    axes = frozenset().union(*map(_varying, arrays))
 
-    return cast(x), cast(kernel)
+    def cast(array):
+        missing = tuple(sorted(axes - _varying(array)))
+        return lax.pcast(array, missing, to="varying") if missing else array
+
+    return [cast(array) for array in arrays]
 
 
 def _pair(values: Sequence[int] | None) -> Pair:
@@ -170,7 +173,7 @@ def _general(unroll: bool) -> Convolution:
             )
         strides = _pair(window_strides)
         pads = _pads(padding, lhs.shape, rhs.shape, strides)
-        return _differentiable(strides, pads, precision, unroll)(*_match_varying(lhs, rhs))
+        return _differentiable(strides, pads, precision, unroll)(*match_varying(lhs, rhs))
 
     return convolution
 

@@ -18,6 +18,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from ssoup_jax.models.convolution import CONVOLUTIONS
+from ssoup_jax.models.features import at_least_float32, normalise, row, shift
 
 Layer = Callable[..., nn.Module]
 
@@ -85,7 +86,7 @@ class Conv(nn.Module):
         if not self.use_bias:
             return y
         bias = self.param("bias", default, (self.features,), jnp.float32)
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return shift(y, bias.astype(self.dtype))
 
 
 class Linear(nn.Module):
@@ -96,7 +97,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = self.dtype or _at_least_float32(x)
+        dtype = self.dtype or at_least_float32(x)
         init = uniform_by_fan_in(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
@@ -141,27 +142,16 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(_at_least_float32(x))
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            mean, var, count = self._moments(x)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                self._record(running_mean, running_var, mean, unbiased)
-        factor = lax.rsqrt(var + self.epsilon) * scale
-        return ((x - _row(mean, x)) * _row(factor, x) + _row(bias, x)).astype(self.dtype)
-
-    def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Returns mean, biased variance and number of values per feature; two passes, which rounding cannot ruin."""
-        axes = tuple(range(x.ndim - 1))
-        count = x.size // x.shape[-1]
-        if self.axis_name is None or self.is_initializing():
-            mean = x.mean(axes)
-            return mean, jnp.square(x - _row(mean, x)).mean(axes), count
-        mean = lax.pmean(x.mean(axes), self.axis_name)
-        var = lax.pmean(jnp.square(x - _row(mean, x)).mean(axes), self.axis_name)
-        return mean, var, count * lax.axis_size(self.axis_name)
+            x = x.astype(at_least_float32(x))
+            factor = lax.rsqrt(running_var.value + self.epsilon) * scale
+            return ((x - row(running_mean.value, x)) * row(factor, x) + row(bias, x)).astype(self.dtype)
+        axis_name = None if self.is_initializing() else self.axis_name
+        y, mean, var = normalise(x, scale, bias, self.epsilon, axis_name)
+        if not self.is_initializing():
+            count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+            self._record(running_mean, running_var, mean, var * (count / max(count - 1, 1)))
+        return y.astype(self.dtype)
 
     def _record(self, running_mean, running_var, mean: jax.Array, unbiased: jax.Array) -> None:
         if self.is_mutable_collection("batch_stats"):
@@ -173,15 +163,6 @@ class BatchNorm(nn.Module):
             self.put_variable("batch_moments", "var", unbiased)
 
 
-def _at_least_float32(x: jax.Array) -> jnp.dtype:
-    # Not plain float32, so that a network can also be computed in float64 and compared without rounding.
-    return x.dtype if x.dtype.itemsize > 4 else jnp.dtype(jnp.float32)
-
-
-def _row(features: jax.Array, like: jax.Array) -> jax.Array:
-    return features.reshape((1,) * (like.ndim - 1) + (-1,))
-
-
 def flatten(x: jax.Array) -> jax.Array:
     """Flattens `[B, H, W, C]` to `[B, C*H*W]` in PyTorch's order, so that the next kernel is its weight transposed."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
@@ -189,7 +170,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def global_average(x: jax.Array) -> jax.Array:
     """Averages `[B, H, W, C]` over space in float32, to `[B, C]`."""
-    return x.mean((1, 2), dtype=_at_least_float32(x))
+    return x.mean((1, 2), dtype=at_least_float32(x))
 
 
 def max_pool(x: jax.Array, size: int = 2, strides: int = 2, padding: int = 0) -> jax.Array:

@@ -236,7 +236,7 @@ def _operations(jaxpr: Jaxpr, values: dict, backend: str) -> Iterator[_Operation
 
     for eqn in jaxpr.eqns:
         name, inner = eqn.primitive.name, _inner(eqn)
-        if name in _WORKING:
+        if name in _WORKING and not _is_sum(eqn):
             yield _Operation(sizes([*eqn.invars, *eqn.outvars]), _WORKING[name](eqn, backend))
         elif inner is not None:
             known = {var: value(own) for var, own in zip(inner.outvars, eqn.outvars, strict=True)}
@@ -247,6 +247,16 @@ def _operations(jaxpr: Jaxpr, values: dict, backend: str) -> Iterator[_Operation
                 yield _Operation(inputs, _peak(operations) - sum(inputs.values()))
             else:
                 yield from operations
+
+
+def _is_sum(eqn) -> bool:
+    """Tells a product with a vector, as in `models.features.total`, from that of a layer; nothing is stored for it."""
+    if eqn.primitive.name != "dot_general":
+        return False
+    summed, batched = eqn.params["dimension_numbers"]
+    return any(
+        len(axes) + len(batch) == atom.aval.ndim for axes, batch, atom in zip(summed, batched, eqn.invars, strict=True)
+    )
 
 
 def _size(atom, backend: str) -> int:

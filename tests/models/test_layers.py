@@ -169,14 +169,33 @@ def test_statistics_over_a_mapped_axis_are_those_of_the_whole_batch():
     np.testing.assert_allclose(y.reshape(x.shape), whole_y, rtol=1e-5, atol=1e-5)
     for shard in range(4):
         jax.tree.map(lambda a, b, i=shard: np.testing.assert_allclose(a[i], b, rtol=1e-6), updated, whole)
+
+
+@pytest.mark.parametrize("mapped", ["vmap", "shard_map"])
+def test_gradients_over_a_mapped_axis_are_those_of_the_whole_batch(mapped):
+    norm, variables, x = make_norm(axis_name="data")
     weights = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
 
-    def sharded_loss(shards):
-        y, _ = jax.vmap(lambda x: apply_norm(norm, variables, x), axis_name="data")(shards)
-        return jnp.sum(y.reshape(x.shape) * weights)
+    def loss(params, x, weights, norm=norm):
+        return jnp.sum(apply_norm(norm, variables | {"params": params}, x)[0] * weights)
 
-    def whole_loss(x):
-        return jnp.sum(apply_norm(norm.clone(axis_name=None), variables, x)[0] * weights)
+    gradients = jax.grad(loss, (0, 1))
+    if mapped == "vmap":
+        shards = [array.reshape(4, 2, *array.shape[1:]) for array in (x, weights)]
+        of_params, of_x = jax.vmap(gradients, (None, 0, 0), axis_name="data")(variables["params"], *shards)
+        found = jax.tree.map(lambda leaf: leaf.sum(0), of_params), of_x.reshape(x.shape)
+    else:
+        # One device suffices: shard_map refuses a gradient that varies over the mesh where its parameter does not.
+        mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+        everywhere, spread = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+        sharded = jax.shard_map(
+            gradients, mesh=mesh, in_specs=(everywhere, spread, spread), out_specs=(everywhere, spread)
+        )
+        found = sharded(variables["params"], x, weights)
 
-    found, wanted = jax.grad(sharded_loss)(shards).reshape(x.shape), jax.grad(whole_loss)(x)
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    def whole_loss(params, x):
+        return loss(params, x, weights, norm.clone(axis_name=None))
+
+    wanted = jax.grad(whole_loss, (0, 1))(variables["params"], x)
+    # The same float32 sums in two steps.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), found, wanted)
