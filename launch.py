@@ -5,8 +5,13 @@ stopped by Ctrl-C or SIGTERM, after a checkpoint; the second such signal stops a
 """
 
 import itertools
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # There is nothing to save yet, and a KeyboardInterrupt while libraries start can end up in one of their callbacks.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -68,20 +73,19 @@ def main(argv: list[str]) -> None:
     try:
         # JAX starts with these imports, so they follow its flags.
         from ssoup_jax.config import make_settings
-        from ssoup_jax.experiment.preemption import Preemption
+        from ssoup_jax.experiment import preemption
         from ssoup_jax.experiment.run import run
         from ssoup_jax.report.console import Console
 
         workdir = Path(_WORKDIR.value)
         backend.keep_compiled_programs(workdir / "compiled")
-        with Preemption() as preemption:
-            run(make_settings(_CONFIG.value), workdir, Console(), preemption)
+        with preemption.Preemption() as asked:
+            run(make_settings(_CONFIG.value), workdir, Console(), asked)
     except UserError as error:
         leave(error)
-    except KeyboardInterrupt as stopped:
-        # One that comes before Preemption is in place has neither a text nor an exit code.
-        print(str(stopped) or "stopped by SIGINT before anything was trained", file=sys.stderr)
-        sys.exit(getattr(stopped, "exit_code", 130))
+    except KeyboardInterrupt as stopped:  # always a `Stopped`
+        print(stopped, file=sys.stderr)
+        preemption.leave(stopped.exit_code)
 
 
 if __name__ == "__main__":

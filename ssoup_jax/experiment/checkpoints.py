@@ -114,13 +114,6 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def discard(self) -> None:
-        """Removes all checkpoints: the stage is finished. A last write that fails no longer matters."""
-        if self._pending is not None:
-            self._pending.exception()
-            self._pending = None
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _found(self) -> list[tuple[int, Path]]:
         """Returns every checkpoint's step and folder, by step."""
         if not self._folder.is_dir():

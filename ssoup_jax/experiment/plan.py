@@ -52,6 +52,10 @@ class Stage:
     determined_by: str
     origin: str | None = None
 
+    def __hash__(self) -> int:
+        # All fields would be hashed through every way that leads back to the dense model.
+        return hash(self.digest)
+
     @cached_property
     def digest(self) -> str:
         """Hash of everything that determines the result."""

@@ -110,7 +110,7 @@ class Preemption:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.requested is not None:
-            _leave(128 + number)
+            leave(128 + number)
         self.requested = signal.Signals(number).name
         if self._distributed:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -118,8 +118,14 @@ class Preemption:
             self.stop()
 
 
-def _leave(code: int) -> None:
-    """Ends the process without any clean-up but a usable terminal."""
+def leave(code: int) -> None:
+    """Ends the process without any clean-up but a usable terminal.
+
+    Python's own clean-up is no place to be in while XLA still computes in its threads: it can crash there.
+
+    Args:
+        code: the exit code.
+    """
     # In a thread and not for long: the signal may have come while this thread holds the stream's own lock.
     last = threading.Thread(target=_flush, daemon=True)
     last.start()

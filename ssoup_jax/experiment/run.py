@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from ssoup_jax.data.sources import Dataset
 from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import lock, out_of_distribution, results, stages
-from ssoup_jax.experiment.checkpoints import Checkpoints
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
 from ssoup_jax.experiment.preemption import Preemption
@@ -55,6 +55,7 @@ def run(settings: Settings, workdir: Path, console: Console, preemption: Preempt
         RunError: a stage failed; what was finished before is intact.
         Stopped: a stop was asked for.
     """
+    preemption = preemption or Preemption()
     dataset = sources.load(
         settings.dataset,
         data_dir=settings.data_dir,
@@ -73,7 +74,8 @@ def run(settings: Settings, workdir: Path, console: Console, preemption: Preempt
     )
     for group in _groups(plan.wanted):
         with _failures_of(group):
-            _finish(context, store, group, preemption or Preemption())
+            preemption.stop()  # one raised inside a library's callback may have been lost
+            _finish(context, store, group, preemption)
     out_of_distribution.evaluate(context, plan, store, corruptions)
     if skipped := getattr(context.feed, "skipped", None):
         name, reason = next(iter(skipped.items()))
@@ -183,8 +185,8 @@ def _finish(context: Context, store: Store, group: list[Stage], preemption: Pree
                 _run_group(context, store, missing, preemption)
     else:
         missing = []
-    # A kill may have come between the stages' end and that of their checkpoints.
-    Checkpoints(store.checkpoints(group)).discard()
+    # Of a stack that was cut off, and whose members were then finished one by one.
+    shutil.rmtree(store.checkpoints(group), ignore_errors=True)
     for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage)}")
 
@@ -211,7 +213,6 @@ def _run_group(context: Context, store: Store, group: list[Stage], preemption: P
         artifacts = [stages.ensemble(context, first.phase, parents, split_vals)]
     with preemption.deferred():
         store.finish_group(group, artifacts)
-        Checkpoints(work.checkpoints).discard()
     for stage, artifact in zip(group, artifacts, strict=True):
         context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
 

@@ -82,7 +82,9 @@ class Store:
 
     def checkpoints(self, stages: Sequence[Stage]) -> Path:
         """Returns the folder for the checkpoints of stages that train as one stack; none other's is the same."""
-        names = [stage.name for stage in stages]
+        return self._checkpoints([stage.name for stage in stages])
+
+    def _checkpoints(self, names: list[str]) -> Path:
         if len(names) > 1:
             digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
             names = [f"{names[0].rpartition('-')[0]}-{len(names)}-members-{digest}"]
@@ -128,6 +130,8 @@ class Store:
     def finish_group(self, stages: Sequence[Stage], artifacts: Sequence[Artifact]) -> None:
         """Writes artifacts beside their places and renames them into place, all of them or, after a kill, none.
 
+        The checkpoints that they came from are removed.
+
         Args:
             stages: those that `begin` was called for.
             artifacts: their results.
@@ -145,7 +149,7 @@ class Store:
                     "mask": artifact.mask,
                 }
                 write_folder(self._partial(name), jax.device_get(tree), {RECORD: artifact.record})
-            # From here on the group counts as finished: `recover` does the renames that a kill leaves undone.
+            # From here on the group counts as finished: `recover` does what a kill leaves undone.
             write_json(group, {"stages": names})
             manifest.sync(self._root)
             self._complete(group, names)
@@ -166,7 +170,11 @@ class Store:
                 names = manifest.read_json(group).get("stages")
             except manifest.Damaged:
                 names = None
-            if isinstance(names, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
+            if (
+                isinstance(names, list)
+                and names
+                and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+            ):
                 self._complete(group, names)
             else:
                 # Without the list nothing is lost but the work since the last checkpoint.
@@ -186,6 +194,7 @@ class Store:
                 elif partial.exists():
                     partial.rename(place)
         manifest.sync(self._root)
+        shutil.rmtree(self._checkpoints(names), ignore_errors=True)
         group.unlink(missing_ok=True)
 
     def _has(self, name: str) -> bool:

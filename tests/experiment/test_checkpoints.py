@@ -126,7 +126,6 @@ def test_the_same_step_again_replaces_it(checkpoints):
 def test_nothing_saved_is_nothing_found(checkpoints):
     assert checkpoints.latest(state()) is None
     checkpoints.wait()
-    checkpoints.discard()
     checkpoints.close()
 
 
@@ -238,10 +237,3 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     checkpoints.save(1, state(), {})
     with pytest.raises(RunError, match="Not a directory"):
         checkpoints.close()
-
-
-def test_discard_removes_everything(checkpoints, tmp_path):
-    checkpoints.save(1, state(), {})
-    checkpoints.discard()
-    assert list(tmp_path.iterdir()) == []
-    checkpoints.close()

@@ -94,3 +94,9 @@ def test_every_stage_of_a_plan_has_a_name_of_its_own():
 )
 def test_a_strategy_wants_its_own_stages(changes, wanted):
     assert [stage.kind for stage in tiny.plan(**changes).wanted] == wanted
+
+
+def test_a_stage_is_hashed_once_however_many_ways_lead_back_to_the_dense_model():
+    # A hash of all fields would go 5 ** 30 ways.
+    plan = make_plan(tiny.settings(n_phases=30, split_vals=(0, 1, 2, 3, 4), n_splits_total=5), "data")
+    assert len({*plan.wanted}) == len(plan.wanted) == 1 + 30 * 6

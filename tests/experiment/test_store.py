@@ -172,6 +172,9 @@ class Killed(BaseException):
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
 def test_a_group_cut_off_between_its_renames_is_completed(tmp_path, store, monkeypatch, done):
     rename, count = Path.rename, iter(range(10))
+    own, others = store.checkpoints(MEMBERS), store.checkpoints(MEMBERS[:2])
+    for folder in (own, others):
+        (folder / "step-00000001").mkdir(parents=True)
 
     def kill(self, target):
         if self.name.endswith(".partial") and next(count) == done:
@@ -189,6 +192,25 @@ def test_a_group_cut_off_between_its_renames_is_completed(tmp_path, store, monke
     again = Store(tmp_path)
     assert all(again.has(stage) for stage in MEMBERS)
     assert names(again) == sorted(stage.name for stage in MEMBERS)
+    assert [*own.parent.iterdir()] == [others]
+
+
+def test_checkpoints_that_a_kill_left_beside_their_stages_are_removed(tmp_path, store, monkeypatch):
+    folder = store.checkpoints(MEMBERS)
+    (folder / "step-00000001").mkdir(parents=True)
+    remove = module.shutil.rmtree
+
+    def kill(path, **options):
+        if path == folder:
+            raise Killed
+        remove(path, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(module.shutil, "rmtree", kill)
+        finish(store, *MEMBERS)
+    assert all(store.path(stage).exists() for stage in MEMBERS) and folder.exists()
+    Store(tmp_path)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
@@ -211,7 +233,8 @@ def test_a_group_cut_off_before_all_is_written_is_left_to_be_redone(tmp_path, st
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"stages": 3}', '{"stages": ["../../escaped"]}', '{"stages": [["a"]]}', "[" * 10**5]
+    "content",
+    ["", "[]", '{"stages": []}', '{"stages": 3}', '{"stages": ["../../escaped"]}', '{"stages": [["a"]]}', "[" * 10**5],
 )
 def test_a_foreign_list_of_a_group_moves_nothing(tmp_path, content):
     root = tmp_path / "work/artifacts"
