@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage, special
+import scipy  # which imports its parts when they are first used
 
 from ssoup_jax.errors import SettingsError, unknown
 
@@ -123,7 +123,7 @@ def _poisson(photons: int, height: int, width: int) -> tuple[np.ndarray, float]:
     """Tabulates the distribution functions of all 256 means; counts over `photons` are white and need no entry."""
     del height, width
     counts, means = np.arange(_MAX_COUNT), np.arange(256)[:, None] * (photons / 255)
-    return np.where(counts < photons, special.pdtr(counts, means), np.inf), 255 / photons
+    return np.where(counts < photons, scipy.special.pdtr(counts, means), np.inf), 255 / photons
 
 
 def _shot_noise(image: jax.Array, data: tuple[jax.Array, jax.Array], chance: jax.Array) -> jax.Array:
@@ -143,7 +143,7 @@ def _shot_noise(image: jax.Array, data: tuple[jax.Array, jax.Array], chance: jax
 def _gaussian(std: float, height: int, width: int) -> tuple[np.ndarray, ...]:
     """A Gaussian that is cut off at four standard deviations; outside is the nearest pixel."""
     return tuple(
-        ndimage.gaussian_filter1d(np.eye(side), std, axis=0, mode="nearest", truncate=4.0)[None]
+        scipy.ndimage.gaussian_filter1d(np.eye(side), std, axis=0, mode="nearest", truncate=4.0)[None]
         for side in (height, width)
     )
 
@@ -156,7 +156,7 @@ def _zooms(zooms: tuple[float, float], height: int, width: int) -> tuple[np.ndar
     def enlargement(side: int, factor: float) -> np.ndarray:
         kept = math.ceil(side / factor)
         start = (side - kept) // 2
-        enlarged = ndimage.zoom(np.eye(side)[start : start + kept], (factor, 1), order=1)
+        enlarged = scipy.ndimage.zoom(np.eye(side)[start : start + kept], (factor, 1), order=1)
         trimmed = (len(enlarged) - side) // 2
         return enlarged[trimmed : trimmed + side]
 
@@ -175,12 +175,12 @@ def _disk(constant: tuple[float, float], height: int, width: int) -> tuple[np.nd
     disk = (squares[:, None] + squares <= radius**2).astype(np.float64)
     gaussian = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * std**2))
     for axis in (0, 1):
-        disk = ndimage.correlate1d(disk, gaussian / gaussian.sum(), axis, mode="mirror")
+        disk = scipy.ndimage.correlate1d(disk, gaussian / gaussian.sum(), axis, mode="mirror")
     # Few pairs of a blur along each axis add up to a disk: far less work than its hundreds of pixels.
     left, weights, right = np.linalg.svd(disk / disk.sum())
     rank = np.count_nonzero(weights > 1e-9 * weights[0])
     return tuple(
-        np.stack([ndimage.correlate1d(np.eye(side), kernel, axis=0, mode="mirror") for kernel in kernels[:rank]])
+        np.stack([scipy.ndimage.correlate1d(np.eye(side), kernel, axis=0, mode="mirror") for kernel in kernels[:rank]])
         for side, kernels in ((height, (left * weights).T), (width, right))
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 
@@ -55,10 +56,18 @@ class Context:
         """Derives a key of this run."""
         return derive(jax.random.key(self.settings.run_id), *path)
 
+    @cached_property
+    def _initialise(self) -> Callable[[jax.Array], Variables]:
+        return jax.jit(lambda key: Variables(*models.init(self.problem.model, key, self.image_shape)))
+
     def initial_variables(self) -> Variables:
         """Draws the run's initial weights."""
-        init = jax.jit(lambda key: Variables(*models.init(self.problem.model, key, self.image_shape)))
-        return init(self.key("Dense", "init"))
+        return self._initialise(self.key("Dense", "init"))
+
+    @cached_property
+    def like(self) -> Variables:
+        """Shapes and dtypes of a model's variables."""
+        return jax.eval_shape(self._initialise, self.key("Dense", "init"))
 
     def dense_history(self) -> retrain.DenseHistory:
         """Returns the learning rates of the dense training."""

@@ -107,7 +107,6 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
         store: their artifacts.
         wanted: see `available`.
     """
-    like = jax.eval_shape(context.initial_variables)
     todo = []
     for group in ((plan.dense,), *plan.candidates, *((soup,) for soup in plan.soups)):
         finished = [stage for stage in group if store.has(stage) and store.record(stage)["metrics"]]
@@ -119,7 +118,7 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
     with context.console.stage("out of distribution", total) as update:
         done = 0
         for finished, missing in todo:
-            variables = trees.stack([store.load(stage, like).variables for stage in finished])
+            variables = trees.stack([store.load(stage, context.like).variables for stage in finished])
             found = [read(store, stage) for stage in finished]
             for corruption in missing:
                 feed = wanted[corruption]()

@@ -10,7 +10,7 @@ from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan, Stage
 from ssoup_jax.experiment.store import Store
-from ssoup_jax.report import plot, summary
+from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.report.sinks import to_json, write_json
 
@@ -32,6 +32,8 @@ def report(
     Returns:
         The summary.
     """
+    from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
+
     found = summarise(settings, plan, store, corruptions)
     folder = store.workdir / "experiments" / _digest(plan)
     folder.mkdir(parents=True, exist_ok=True)

@@ -192,7 +192,6 @@ def _finish(context: Context, store: Store, group: list[Stage], preemption: Pree
 
 
 def _run_group(context: Context, store: Store, group: list[Stage], preemption: Preemption) -> None:
-    like = jax.eval_shape(context.initial_variables)
     first = group[0]
     work = Work(
         stages=[stage.name for stage in group],
@@ -202,7 +201,7 @@ def _run_group(context: Context, store: Store, group: list[Stage], preemption: P
         preemption=preemption,
         console=context.console,
     )
-    parents = [store.load(parent, like) for parent in first.parents]
+    parents = [store.load(parent, context.like) for parent in first.parents]
     artifacts: list[Artifact]
     if first.kind == "Dense":
         artifacts = [stages.dense(context, work)]

@@ -4,8 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from configs import digits_sms
 from ssoup_jax.config import Settings, make_settings
 from ssoup_jax.data import sources
@@ -51,4 +49,4 @@ def plan(**changes: Any) -> Plan:
 def artifact(workdir: Path, stage: Stage, **changes: Any) -> Artifact:
     """Loads the artifact of a finished stage."""
     context = prepare(settings(**changes), sources.load("digits"), Console(io.StringIO()))
-    return Store(workdir).load(stage, jax.eval_shape(context.initial_variables))
+    return Store(workdir).load(stage, context.like)
