@@ -1,7 +1,7 @@
 """Which leaves may be pruned: convolution and linear kernels, the first and the last layer included."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ssoup_jax.trees import PyTree, path_name
 
@@ -26,4 +26,5 @@ def prunable_leaves(params: PyTree) -> dict[str, jax.Array]:
 
 def full_mask(params: PyTree) -> PyTree:
     """Returns the mask that keeps everything: structure and shapes of `params`, every bool leaf True."""
-    return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
+    # Moved rather than made on the device, where each shape would be a program to compile.
+    return jax.tree.map(lambda leaf: jax.device_put(np.ones(leaf.shape, bool)), params)

@@ -168,6 +168,7 @@ def _mapped(fn, shared, state, inputs, slots, first, last):
 
 
 def _loop(fn, shared, state, inputs, slots, first, last):
+    fn = jax.jit(fn, inline=True)  # is traced once, though it is asked twice
     one = jax.eval_shape(fn, shared, *trees.member((state, inputs), 0))[1]
     outputs = jax.tree.map(lambda leaf: jnp.zeros((slots.shape[0], *leaf.shape), leaf.dtype), one)
 
