@@ -149,6 +149,8 @@ class Store:
                     "mask": artifact.mask,
                 }
                 write_folder(self._partial(name), jax.device_get(tree), {RECORD: artifact.record})
+            for left in self._root.glob(f".{group.name}.*.tmp"):
+                left.unlink(missing_ok=True)
             # From here on the group counts as finished: `recover` does what a kill leaves undone.
             write_json(group, {"stages": names})
             manifest.sync(self._root)

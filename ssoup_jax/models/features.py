@@ -28,7 +28,8 @@ def row(features: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def total(x: jax.Array) -> jax.Array:
-    """Sums `[B, ..., C]` over all axes but the last, to `[C]`; first within an example, then over the batch."""
+    """Sums `[B, ..., C]` over all axes but the last, to `[C]`, float32 at least; over the batch last."""
+    x = x.astype(at_least_float32(x))
     if jax.default_backend() != "cpu":
         return x.sum(range(x.ndim - 1))
     examples = x.reshape(x.shape[0], -1, x.shape[-1])
@@ -40,7 +41,7 @@ def _shift(x, bias):
     return x + row(bias, x)
 
 
-_shift.defvjp(lambda x, bias: (_shift(x, bias), None), lambda _, g: (g, total(g)))
+_shift.defvjp(lambda x, bias: (_shift(x, bias), None), lambda _, g: (g, total(g).astype(g.dtype)))
 
 
 def shift(x: jax.Array, bias: jax.Array) -> jax.Array:

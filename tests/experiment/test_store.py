@@ -225,6 +225,8 @@ def test_a_group_cut_off_before_all_is_written_is_left_to_be_redone(tmp_path, st
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(module, "write_folder", kill)
         finish(store, *MEMBERS)
+    written_list = store._root / f".group-{store.checkpoints(MEMBERS).name.rpartition('-')[2]}.json"
+    (store._root / f".{written_list.name}.1234.tmp").touch()  # as by a kill while the list is written
     again = Store(tmp_path)
     assert not any(again.has(stage) for stage in MEMBERS)
     finish(again, *MEMBERS)

@@ -356,6 +356,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS))
     options = parser.parse_args()
+    # In the background of a shell SIGINT is ignored, and whatever is launched would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="kills-"))
     tally = run(options.kills, options.seed, options.jobs, options.scenarios, place)
