@@ -76,8 +76,8 @@ def _normalise(x, scale, bias, epsilon: float, axis_name: str | None):
 def _forward(x, scale, bias, epsilon: float, axis_name: str | None):
     wide = x.astype(at_least_float32(x))
     # Two passes, which rounding cannot ruin.
-    mean = _mean(wide, axis_name)
-    var = _mean(jnp.square(wide - row(mean, wide)), axis_name)
+    mean = _mean(total(wide), x, axis_name)
+    var = _mean(total(jnp.square(wide - row(mean, wide))), x, axis_name)
     deviation = lax.rsqrt(var + epsilon)
     y = (wide - row(mean, wide)) * row(deviation * scale, wide) + row(bias, wide)
     return (y.astype(x.dtype), mean, var), (x, scale, mean, deviation)
@@ -90,7 +90,7 @@ def _backward(epsilon: float, axis_name: str | None, saved, cotangents):
     g = cotangents[0].astype(wide.dtype)
     normalised = (wide - row(mean, wide)) * row(deviation, wide)
     over_batch = [total(g), total(g * normalised)]
-    along_mean, along_deviation = (_spread_mean(sums, x, axis_name) for sums in over_batch)
+    along_mean, along_deviation = (_mean(sums, x, axis_name) for sums in over_batch)
     dx = row(deviation * scale, wide) * (g - row(along_mean, wide) - normalised * row(along_deviation, wide))
     d_bias, d_scale = (sums.astype(scale.dtype) for sums in over_batch)
     return dx.astype(x.dtype), d_scale, d_bias
@@ -99,10 +99,6 @@ def _backward(epsilon: float, axis_name: str | None, saved, cotangents):
 _normalise.defvjp(_forward, _backward)
 
 
-def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return _spread_mean(total(x), x, axis_name)
-
-
-def _spread_mean(sums: jax.Array, x: jax.Array, axis_name: str | None) -> jax.Array:
+def _mean(sums: jax.Array, x: jax.Array, axis_name: str | None) -> jax.Array:
     mean = sums / (x.size // x.shape[-1])
     return mean if axis_name is None else lax.pmean(mean, axis_name)

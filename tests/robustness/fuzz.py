@@ -24,6 +24,7 @@ from unittest import mock
 from absl import flags
 from hypothesis import HealthCheck, Phase, given, seed
 from hypothesis import settings as hypothesis_settings
+from hypothesis.strategies import SearchStrategy
 from ml_collections import config_flags
 
 import launch
@@ -213,20 +214,24 @@ def run_whole(drawn: dict[str, Any], workdir: Path) -> str:
     return "done"
 
 
-def fuzz(n_cases: int, seeded: int) -> tuple[collections.Counter, dict[tuple[str, str], tuple[Case, str]]]:
-    """Tries cases; returns how they went and, per kind of finding, the smallest case met and its text."""
-    counts: collections.Counter = collections.Counter()
-    found: dict[tuple[str, str], tuple[Case, str]] = {}
-
-    @seed(seeded)
-    @hypothesis_settings(
-        max_examples=n_cases,
+def _drawn(strategy: SearchStrategy, n: int, seeded: int) -> Callable[[Callable], Callable[[], None]]:
+    """Makes a function of one drawn value try n of them, without shrinking and without memory."""
+    limits = hypothesis_settings(
+        max_examples=n,
         deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(cases())
+    return lambda attempt: seed(seeded)(limits(given(strategy)(attempt)))
+
+
+def fuzz(n_cases: int, seeded: int) -> tuple[collections.Counter, dict[tuple[str, str], tuple[Case, str]]]:
+    """Tries cases; returns how they went and, per kind of finding, the smallest case met and its text."""
+    counts: collections.Counter = collections.Counter()
+    found: dict[tuple[str, str], tuple[Case, str]] = {}
+
+    @_drawn(cases(), n_cases, seeded)
     def attempt(case: Case) -> None:
         for form in FORMS:
             try:
@@ -257,15 +262,7 @@ def run_some(n_runs: int, seeded: int) -> tuple[collections.Counter, dict[str, t
     counts: collections.Counter = collections.Counter()
     found: dict[str, tuple[dict, str]] = {}
 
-    @seed(seeded)
-    @hypothesis_settings(
-        max_examples=n_runs,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(TINY)
+    @_drawn(TINY, n_runs, seeded)
     def attempt(drawn: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
