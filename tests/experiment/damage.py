@@ -216,17 +216,18 @@ class Outcome:
     seconds: float
 
 
-def case(stored: Path, workdir: Path, seed: int) -> Outcome:
+def case(stored: Path, workdir: Path, seed: int, where: str | None = None) -> Outcome:
     """Damages a copy of what is stored and asks for it.
 
     Args:
         stored: a workdir made by `prepare`.
         workdir: for the copy; must not exist.
         seed: picks the damage and the place; neighbours differ in kind.
+        where: the place, see `Outcome`; None: picked.
     """
     rng = random.Random(seed)
     shutil.copytree(stored, workdir)
-    kind, where = KINDS[seed % len(KINDS)], rng.choice(["artifact", "artifact", "newest", "both"])
+    kind, where = KINDS[seed % len(KINDS)], where or rng.choice(["artifact", "artifact", "newest", "both"])
     told: list[str] = []
     root = Store(stored).checkpoints([STAGE]).relative_to(stored.absolute())
     folders = {

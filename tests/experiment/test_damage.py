@@ -23,8 +23,7 @@ def test_damage_is_recognised_told_and_not_used(stored, tmp_path, seed):
 
 def test_the_harness_notices_what_goes_unnoticed(stored, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "check", lambda folder: None)
-    outcomes = [damage.case(stored, tmp_path / str(seed) / "workdir", seed) for seed in range(10)]
-    # Of checkpoints some damage is seen without a manifest too: by Orbax, or by what the checkpoint says of itself.
-    failures = [outcome.failure for outcome in outcomes if outcome.where == "artifact"]
-    assert failures
-    assert set(failures) == {"counts as finished"}
+    # Artifacts only: this asks whether they are whole and loads nothing. Orbax reads all leaves at once, and one that
+    # arrives after another has failed finds its event loop closed, which Python reports as an error of any test.
+    outcomes = [damage.case(stored, tmp_path / str(seed) / "workdir", seed, "artifact") for seed in range(10)]
+    assert {outcome.failure for outcome in outcomes} == {"counts as finished"}
