@@ -34,7 +34,7 @@ def keep_compiled_programs(folder: Path) -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / _instructions()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # an experiment has dozens of small ones
 
 
 def _instructions() -> str:

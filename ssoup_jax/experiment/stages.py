@@ -76,7 +76,8 @@ def imp(
     mask = selectors.select(
         settings.pruning_selector, parent.variables.params, parent.mask, amount, context.key("IMP", phase, "prune")
     )
-    pruned = parent.variables.replace(params=apply_mask(parent.variables.params, mask))
+    params = jax.device_get(jax.jit(apply_mask)(parent.variables.params, mask))
+    pruned = parent.variables.replace(params=params)
     after_pruning = records.describe_pruning(context, parent, pruned)
     retrainings = [retraining(settings, value) for value in split_vals]
     recipe = loop.Recipe(
