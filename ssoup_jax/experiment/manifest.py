@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ssoup_jax import atomic
 from ssoup_jax.errors import RunError
 
 NAME = "manifest.json"
@@ -64,12 +65,8 @@ def write(folder: Path) -> None:
     # The name appears only when every byte it vouches for is on the disk.
     for parent, _, _ in os.walk(folder):
         sync(Path(parent))
-    beside = folder / f".{NAME}.tmp"
-    with beside.open("w", encoding="ascii") as file:
-        file.write(_spell({"format": FORMAT, "ssoup_jax": VERSION, "files": files}))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / NAME)
+    with atomic.replacing(folder / NAME) as beside:
+        beside.write_text(_spell({"format": FORMAT, "ssoup_jax": VERSION, "files": files}), encoding="ascii")
     sync(folder)
 
 

@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from ssoup_jax import atomic
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan, Stage
@@ -40,7 +40,8 @@ def report(
     write_json(folder / "summary.json", found)
     plot.plot(found, folder / "summary.png")
     for name in ("summary.json", "summary.png"):
-        _replace(folder / name, store.workdir / name)
+        with atomic.replacing(store.workdir / name) as beside:
+            shutil.copyfile(folder / name, beside)
     console.table(summary.table(found))
     for warning in summary.flag_bad_soups(found):
         console.line(f"warning: {warning}")
@@ -117,9 +118,3 @@ def _phase(
 def _digest(plan: Plan) -> str:
     stages = [plan.dense, *(stage for members in plan.candidates for stage in members), *plan.soups]
     return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]
-
-
-def _replace(source: Path, target: Path) -> None:
-    beside = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, beside)
-    beside.replace(target)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import pickletools
 import re
@@ -15,6 +14,7 @@ from types import ModuleType
 import jax.numpy as jnp
 import numpy as np
 
+from ssoup_jax import atomic
 from ssoup_jax.errors import SettingsError
 
 Arrays = dict[str, np.ndarray]
@@ -71,15 +71,10 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """
     _, encode = _format(path)
     data = encode(path, arrays)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with atomic.replacing(path) as beside:
+            beside.write_bytes(data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None
 
 

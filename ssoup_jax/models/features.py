@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ssoup_jax.models.convolution import match_varying
+from ssoup_jax.models.varying import match_varying
 
 
 def at_least_float32(x: jax.Array) -> jnp.dtype:
@@ -49,6 +49,20 @@ def shift(x: jax.Array, bias: jax.Array) -> jax.Array:
     return _shift(*match_varying(x, bias))
 
 
+def scaled(x: jax.Array, mean: jax.Array, inverse: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns `(x - mean) * inverse * scale + bias`, computed in float32 at least, in the dtype of `x`.
+
+    Args:
+        x: `[B, ..., C]`.
+        mean: `[C]`.
+        inverse: `[C]`, of the standard deviation.
+        scale: `[C]`.
+        bias: `[C]`.
+    """
+    wide = x.astype(at_least_float32(x))
+    return ((wide - row(mean, wide)) * row(inverse * scale, wide) + row(bias, wide)).astype(x.dtype)
+
+
 def normalise(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,20 +92,19 @@ def _forward(x, scale, bias, epsilon: float, axis_name: str | None):
     # Two passes, which rounding cannot ruin.
     mean = _mean(total(wide), x, axis_name)
     var = _mean(total(jnp.square(wide - row(mean, wide))), x, axis_name)
-    deviation = lax.rsqrt(var + epsilon)
-    y = (wide - row(mean, wide)) * row(deviation * scale, wide) + row(bias, wide)
-    return (y.astype(x.dtype), mean, var), (x, scale, mean, deviation)
+    inverse = lax.rsqrt(var + epsilon)
+    return (scaled(x, mean, inverse, scale, bias), mean, var), (x, scale, mean, inverse)
 
 
 def _backward(epsilon: float, axis_name: str | None, saved, cotangents):
     del epsilon
-    x, scale, mean, deviation = saved
+    x, scale, mean, inverse = saved
     wide = x.astype(at_least_float32(x))
     g = cotangents[0].astype(wide.dtype)
-    normalised = (wide - row(mean, wide)) * row(deviation, wide)
+    normalised = (wide - row(mean, wide)) * row(inverse, wide)
     over_batch = [total(g), total(g * normalised)]
-    along_mean, along_deviation = (_mean(sums, x, axis_name) for sums in over_batch)
-    dx = row(deviation * scale, wide) * (g - row(along_mean, wide) - normalised * row(along_deviation, wide))
+    along_mean, along_inverse = (_mean(sums, x, axis_name) for sums in over_batch)
+    dx = row(inverse * scale, wide) * (g - row(along_mean, wide) - normalised * row(along_inverse, wide))
     d_bias, d_scale = (sums.astype(scale.dtype) for sums in over_batch)
     return dx.astype(x.dtype), d_scale, d_bias
 

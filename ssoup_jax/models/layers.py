@@ -18,7 +18,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from ssoup_jax.models.convolution import CONVOLUTIONS
-from ssoup_jax.models.features import at_least_float32, normalise, row, shift
+from ssoup_jax.models.features import at_least_float32, normalise, scaled, shift
 
 Layer = Callable[..., nn.Module]
 
@@ -143,9 +143,8 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if self.use_running_average:
-            x = x.astype(at_least_float32(x))
-            factor = lax.rsqrt(running_var.value + self.epsilon) * scale
-            return ((x - row(running_mean.value, x)) * row(factor, x) + row(bias, x)).astype(self.dtype)
+            inverse = lax.rsqrt(running_var.value + self.epsilon)
+            return scaled(x, running_mean.value, inverse, scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = normalise(x, scale, bias, self.epsilon, axis_name)
         if not self.is_initializing():

@@ -10,6 +10,8 @@ from typing import Self
 import jax
 import numpy as np
 
+from ssoup_jax import atomic
+
 
 def to_json(obj: object) -> object:
     """Turns nested records into what strict JSON can hold.
@@ -112,14 +114,6 @@ def write_json(path: str | os.PathLike, obj: object) -> None:
     Raises:
         TypeError: for a value that JSON cannot hold; the old file stays.
     """
-    path = Path(path)
     text = json.dumps(to_json(obj), indent=2, allow_nan=False) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic.replacing(Path(path)) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 
 from ssoup_jax.data.batches import Examples
 from ssoup_jax.errors import RunError
+from ssoup_jax.report.sinks import write_json
 from ssoup_jax.training import members
 from ssoup_jax.training.state import TrainState
 from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
@@ -181,11 +180,8 @@ class Remembered:
     def put(self, key: str, choice: Choice) -> None:
         """Adds a choice; the file is complete at any time."""
         entry = {"execution": choice.execution, "seconds_per_step": choice.seconds_per_step}
-        text = json.dumps(self._read(lambda line: None) | {key: entry}, indent=1)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=self.path.name, delete=False) as file:
-            file.write(text + "\n")
-        os.replace(file.name, self.path)
+        write_json(self.path, self._read(lambda line: None) | {key: entry})
 
     def _read(self, on_line: Callable[[str], None]) -> dict[str, Any]:
         try:

@@ -491,7 +491,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch, suffix):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "fsync", full)
+        patched.setattr(files.atomic.os, "fsync", full)
         message = one_line(path, lambda p: pytorch.write(p, model, (8, 8, 1), *variables, pruned=False))
     assert "cannot be written: No space left on device" in message
     assert path.read_bytes() == before

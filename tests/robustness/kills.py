@@ -52,7 +52,7 @@ SCENARIOS: dict[str, dict[str, object]] = {
 MOMENTS = {
     "checkpoint begun": "checkpoints/*/.step-*.partial",
     "checkpoint grows": "checkpoints/*/.step-*.partial/state*",
-    "checkpoint almost whole": "checkpoints/*/.step-*.partial/.manifest.json.tmp",
+    "checkpoint almost whole": "checkpoints/*/.step-*.partial/.manifest.json.*.tmp",
     "checkpoint in place": "checkpoints/*/step-*",
     "old checkpoint removed": "checkpoints/*/.*.removed",
     "stage begun": "artifacts/.*.partial",
