@@ -9,11 +9,13 @@ imported modules and an empty result.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ backend.configure()
 
 import jax  # noqa: E402  (the flags come first)
 import torch  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 from benchmarks import machine, peers  # noqa: E402
 from benchmarks.reference_experiment import Experiment  # noqa: E402
@@ -72,9 +75,8 @@ def theirs(settings: Settings, device: str) -> dict[str, Any]:
 def measure(options: argparse.Namespace, device: str) -> dict[str, list[dict[str, Any]]]:
     """Runs both for every seed, in turn; the first run of ours has an empty cache."""
     found = {"ours, empty cache": [], "ours, programs on disk": [], "PyTorch": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _kept_programs(Path(folder) / "compiled"):
         root = Path(folder)
-        backend.keep_compiled_programs(root / "compiled")
         found["ours, empty cache"].append(ours(settings_of(options, 1), root / "cold"))
         for seed in range(1, options.seeds + 1):
             settings = settings_of(options, seed)
@@ -87,6 +89,17 @@ def measure(options: argparse.Namespace, device: str) -> dict[str, list[dict[str
                 found[name].append(turn())
                 print(f"seed {seed}, {name}: {found[name][-1]['seconds']:.1f} s", flush=True)
     return found
+
+
+@contextlib.contextmanager
+def _kept_programs(folder: Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder, which JAX forgets afterwards."""
+    backend.keep_compiled_programs(folder)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
 
 
 def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace, about: dict[str, Any]) -> str:

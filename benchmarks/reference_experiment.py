@@ -69,7 +69,7 @@ class Experiment:
         for _ in range(settings.n_phases):
             candidates = []
             for seed in settings.all_splits:
-                model = self._load(parent)
+                model = self.load(parent)
                 twins.prune_globally(model, amount)
                 if not candidates:
                     self._evaluate(model)
@@ -77,7 +77,7 @@ class Experiment:
                 self._recalibrate(model)
                 self._evaluate(model)
                 candidates.append(model.state_dict())
-            model = self._load(_mean(candidates))
+            model = self.load(_mean(candidates))
             self._recalibrate(model)
             found["soup"] = self._evaluate(model)["test"]
             parent = model.state_dict()
@@ -87,11 +87,20 @@ class Experiment:
         shape = self.dataset.image_shape
         return peers.network(self.settings.arch, self.dataset.n_classes, shape, self.settings.run_id).to(self.device)
 
-    def _load(self, state: State) -> nn.Module:
+    def unpruned(self) -> nn.Module:
+        """Builds a new network with a mask of ones for every prunable weight."""
         model = self._new()
         for layer in twins.prunable(model):
             prune.identity(layer, "weight")
+        return model
+
+    def load(self, state: State) -> nn.Module:
+        """Builds the network of a state that `unpruned` has the names of."""
+        model = self.unpruned()
         model.load_state_dict(state)
+        for layer in twins.prunable(model):
+            # Pruning goes by `weight`, which is still the initial one until the next forward pass.
+            layer.weight = layer.weight_orig * layer.weight_mask
         return model
 
     def _batch(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:

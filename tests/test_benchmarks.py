@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
-pytest.importorskip("torch")
-
-from benchmarks import experiment, step
+from benchmarks import experiment, reference_experiment, step
+from ssoup_jax.data import sources
+from tests.interop import twins
 
 
 def stored(folder, name):
@@ -43,6 +44,21 @@ def test_step_measures_every_contender_and_stores_the_table(tmp_path):
         assert row["images_per_second_and_member"] == pytest.approx(row["images_per_second"] / row["m"])
         assert row["label"] in table
     assert all(row["peak_bytes"] > 0 for row in result["rows"] if row["how"] not in ("loader", "eager"))
+
+
+def test_pytorch_prunes_the_smallest_of_the_weights_that_it_was_given():
+    settings = experiment.settings_of(experiment.parse(["--arch", "Simple"]), 1)
+    torchs = reference_experiment.Experiment(settings, sources.load("digits"), torch.device("cpu"))
+    state = torchs.unpruned().state_dict()
+    generator = torch.Generator().manual_seed(2)
+    for name in ("fc1.weight_orig", "fc2.weight_orig"):
+        state[name] = torch.randn(state[name].shape, generator=generator)
+    model = torchs.load(state)
+    twins.prune_globally(model, 0.5)
+    kept = torch.cat([layer.weight_mask.flatten() for layer in (model.fc1, model.fc2)]).bool()
+    weights = torch.cat([state[f"{name}.weight_orig"].flatten() for name in ("fc1", "fc2")]).abs()
+    assert kept.sum() == round(len(kept) / 2)
+    assert weights[kept].min() >= weights[~kept].max()
 
 
 @pytest.mark.slow

@@ -420,6 +420,15 @@ def test_threads_end_with_an_error():
     assert not own_threads()
 
 
+@pytest.fixture
+def interruptible():
+    # A suite that a shell runs in the background inherits a SIGINT that is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_interrupt_does_not_wait_for_the_block(workers):
     blocks = stream(Memory(seconds=0.3), workers=workers, steps_per_block=5).training(keys(0), 0, BATCH_SIZE)
