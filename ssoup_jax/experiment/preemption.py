@@ -36,8 +36,9 @@ class Stopped(KeyboardInterrupt):
 class Preemption:
     """Turns the first SIGTERM or SIGINT into a stop at the next good place; a context manager.
 
-    Outside of `deferred` every place is good, and `Stopped` is raised at once. A second signal ends the process on the
-    spot. Only in the main thread, and only signals that are not ignored; elsewhere it does nothing.
+    Outside of `deferred` every place is good, and `Stopped` is raised at once; again a moment later, if that was in a
+    callback whose errors Python only prints. A second signal ends the process on the spot. Only in the main thread, and
+    only signals that are not ignored; elsewhere it does nothing.
 
     With `jax.distributed` SIGTERM is left to JAX, whose service lets all processes stop after the same step; that is
     seen inside training loops only, through `reached`. SIGINT is handed on as SIGTERM there.
@@ -50,6 +51,8 @@ class Preemption:
         self.requested: str | None = None
         self._distributed = jax.distributed.is_initialized()
         self._deferred = 0
+        self._lost = False
+        self._unraisable = sys.unraisablehook
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -59,12 +62,16 @@ class Preemption:
                 # None: not Python's to restore. Ignored: what `nohup` and background jobs of a shell ask for.
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._previous[number] = signal.signal(number, self._on_signal)
+            if self._previous:
+                self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(self, *error: object) -> None:
         if isinstance(error[1], Stopped):
             # The process is about to end; a second signal is still to end it at once, not to interrupt its clean-up.
             return
+        if self._previous:
+            sys.unraisablehook = self._unraisable
         while self._previous:
             signal.signal(*self._previous.popitem())
 
@@ -109,6 +116,11 @@ class Preemption:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if self._lost:
+            self._lost = False
+            if not self._deferred:
+                self.stop()
+            return
         if self.requested is not None:
             leave(128 + number)
         self.requested = signal.Signals(number).name
@@ -116,6 +128,18 @@ class Preemption:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self._deferred:
             self.stop()
+
+    def _on_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not isinstance(error, Stopped):
+            self._unraisable(unraisable)
+            return
+        # From a thread: a signal that came right now would be handled, and lost again, in here.
+        self._lost = True
+        number = error.exit_code - 128
+        again = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        again.start()
 
 
 def leave(code: int) -> None:

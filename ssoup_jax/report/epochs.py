@@ -16,9 +16,10 @@ class Chunk(Protocol):
     epoch: int
     epoch_done: bool
     active: np.ndarray
+    taken: np.ndarray
     losses: np.ndarray
     accuracies: np.ndarray
-    learning_rate: np.ndarray
+    learning_rates: np.ndarray
     batch_size: int
     seconds: float
 
@@ -51,9 +52,11 @@ class EpochLog:
         """Takes in a chunk; when it ends its epoch, that epoch's lines are written."""
         self._seconds += chunk.seconds
         for row, member in enumerate(chunk.active):
-            constants = [chunk.batch_size, chunk.step, chunk.learning_rate[row]]
-            rows = np.broadcast_arrays(chunk.losses[row], chunk.accuracies[row], *constants)
-            self._pending[member] = np.concatenate([self._pending[member], np.stack(rows, axis=1)])
+            losses, accuracies, rates = chunk.losses[row], chunk.accuracies[row], chunk.learning_rates[row]
+            steps = chunk.step - len(losses) + 1 + np.arange(len(losses))
+            rows = np.stack(np.broadcast_arrays(losses, accuracies, chunk.batch_size, steps, rates), axis=1)
+            # What a diverged member did after that depends on where the chunk happened to end.
+            self._pending[member] = np.concatenate([self._pending[member], rows[: chunk.taken[row]]])
         if not chunk.epoch_done:
             return
         images = sum(rows[:, 2].sum() for rows in self._pending)

@@ -55,9 +55,10 @@ class Progress:
         epoch: 0-based epoch these steps belong to.
         epoch_done: whether they end it.
         active: indices of the members that took them, int `[k]`.
+        taken: how many of them each active member took, int `[k]`; fewer than all where it diverged.
         losses: training loss of each step, per active member, float32 `[k, steps]`.
         accuracies: share of correct predictions of each step, per active member, float32 `[k, steps]`.
-        learning_rate: rate of the last step, per active member, float32 `[k]`.
+        learning_rates: of each step, per active member, float32 `[k, steps]`.
         batch_size: images per step and member.
         seconds: wall time.
     """
@@ -66,9 +67,10 @@ class Progress:
     epoch: int
     epoch_done: bool
     active: np.ndarray
+    taken: np.ndarray
     losses: np.ndarray
     accuracies: np.ndarray
-    learning_rate: np.ndarray
+    learning_rates: np.ndarray
     batch_size: int
     seconds: float
 
@@ -175,9 +177,10 @@ def train(
                     epoch,
                     step == total or step % per_epoch == 0,
                     active,
+                    np.array([min(diverged.get(int(i), step), step) for i in active]) - taken.start,
                     losses[active, taken],
                     figures.accuracy[active, :count],
-                    rates[active, step - 1],
+                    rates[active, taken],
                     batch_size,
                     pace.seconds,
                 )

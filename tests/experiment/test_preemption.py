@@ -20,10 +20,12 @@ CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 @pytest.fixture(autouse=True)
 def plain_handlers():
     """The handlers that a process starts with, whatever started the tests."""
+    hook = sys.unraisablehook
     previous = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)]
     yield
     signal.signal(signal.SIGINT, previous[0])
     signal.signal(signal.SIGTERM, previous[1])
+    sys.unraisablehook = hook
 
 
 def raise_signal(number):
@@ -77,6 +79,31 @@ def test_code_that_goes_on_after_any_exception_does_not_swallow_the_stop():
             raise_signal(signal.SIGTERM)
         except Exception:
             pytest.fail("swallowed")
+
+
+def test_a_callback_whose_errors_are_only_printed_does_not_swallow_the_stop(capfd):
+    class Callback:
+        def __del__(self):
+            raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="SIGTERM"), Preemption():
+        Callback()
+        time.sleep(10)
+        pytest.fail("went on")
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_in_callbacks_are_still_printed(monkeypatch):
+    class Callback:
+        def __del__(self):
+            raise ZeroDivisionError
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with Preemption():
+        Callback()
+    assert [type(one.exc_value) for one in seen] == [ZeroDivisionError]
+    assert sys.unraisablehook == seen.append
 
 
 def test_handlers_are_put_back_also_after_an_error():

@@ -11,16 +11,18 @@ from ssoup_jax.report.epochs import EpochLog
 from ssoup_jax.training.loop import Progress
 
 
-def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=False, seconds=0.5, rates=None):
+def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=False, seconds=0.5, rates=None, taken=None):
     losses = np.float32(losses)
+    rates = np.float32([0.1 * (i + 1) for i in active] if rates is None else rates)
     return Progress(
         step=step,
         epoch=epoch,
         epoch_done=done,
         active=np.array(active),
+        taken=np.array([losses.shape[1]] * len(active) if taken is None else taken),
         losses=losses,
         accuracies=losses / 4 if accuracies is None else np.float32(accuracies),
-        learning_rate=np.float32([0.1 * (i + 1) for i in active] if rates is None else rates),
+        learning_rates=np.broadcast_to(rates[:, None], losses.shape) if rates.ndim == 1 else rates,
         batch_size=batch_size,
         seconds=seconds,
     )
@@ -60,6 +62,24 @@ def test_means_are_over_images_not_steps(tmp_path):
     ]
     assert records == [[line] for line in expected]
     assert finals == expected
+
+
+def test_a_diverged_member_is_logged_up_to_that_step_wherever_the_chunk_ends(tmp_path):
+    def log(name, ends):
+        losses, rates = np.float32([[3.0, 2.0, 1e9, 7.0, 7.0]]), np.float32([[0.1, 0.2, 0.3, 0.4, 0.5]])
+        chunks, first = [], 0
+        for end in ends:
+            own = slice(first, end)
+            taken = [min(end, 3) - first]
+            chunks.append(chunk(end, 0, [0], losses[:, own], rates=rates[:, own], taken=taken))
+            first = end
+        # The others end the epoch.
+        chunks.append(chunk(6, 0, [1], [[1.0]], done=True))
+        (records, _), _ = written(tmp_path / name, 2, chunks)
+        return [{key: record[key] for key in ("step", "train_loss", "learning_rate")} for record in records]
+
+    assert log("one", [5]) == log("two", [2, 4]) == log("three", [1, 2, 3])
+    assert log("four", [5]) == [{"step": 3, "train_loss": (5 + 1e9) / 3, "learning_rate": 0.30000001192092896}]
 
 
 def test_members_that_stop_early_have_fewer_and_shorter_epochs(tmp_path):

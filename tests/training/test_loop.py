@@ -170,8 +170,9 @@ def test_progress_tells_what_happened():
         assert chunk.epoch == first // 3
         assert chunk.batch_size == (8 if 2 in steps or 5 in steps else 16)
         np.testing.assert_array_equal(chunk.losses, losses[active, first : chunk.step])
-        rates = [np.float32(recipe.learning_rates[i][chunk.step - 1]) for i in active]
-        np.testing.assert_array_equal(chunk.learning_rate, rates)
+        assert chunk.taken.tolist() == [len(steps)] * len(active)
+        rates = [np.float32(recipe.learning_rates[i][first : chunk.step]) for i in active]
+        np.testing.assert_array_equal(chunk.learning_rates, rates)
         # A share of 8 or 16 images, up to rounding by the division.
         correct = chunk.accuracies * chunk.batch_size
         np.testing.assert_allclose(correct, np.round(correct), rtol=0, atol=1e-5)
@@ -284,6 +285,8 @@ def test_a_sick_member_is_left_behind_and_the_others_do_not_notice(
     for i in {0, 1, 2} - {sick}:
         tiny.assert_equal(trees.member(state, i), trees.member(plain[0], i))
         np.testing.assert_array_equal(losses[i], plain_losses[i])
+    taken = [own for chunk in chunks for i, own in zip(chunk.active, chunk.taken, strict=True) if i == sick]
+    assert sum(taken) == expected, "however long the chunks are"
     # Nothing is heard of it in the chunks after the one in which it fell ill.
     later = [chunk for chunk in chunks if chunk.step - chunk.losses.shape[1] >= expected]
     assert all(sick not in chunk.active for chunk in later)
