@@ -51,6 +51,7 @@ class Preemption:
         self.requested: str | None = None
         self._distributed = jax.distributed.is_initialized()
         self._deferred = 0
+        self._raised = False
         self._lost = False
         self._unraisable = sys.unraisablehook
         self._previous: dict[signal.Signals, object] = {}
@@ -70,6 +71,9 @@ class Preemption:
         if isinstance(error[1], Stopped):
             # The process is about to end; a second signal is still to end it at once, not to interrupt its clean-up.
             return
+        if self._raised and isinstance(error[1], Exception):
+            # A library caught the stop and went on without what it was doing.
+            raise Stopped(self.requested) from error[1]
         if self._previous:
             sys.unraisablehook = self._unraisable
         while self._previous:
@@ -127,6 +131,7 @@ class Preemption:
         if self._distributed:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self._deferred:
+            self._raised = True
             self.stop()
 
     def _on_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:

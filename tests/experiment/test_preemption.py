@@ -93,6 +93,14 @@ def test_a_callback_whose_errors_are_only_printed_does_not_swallow_the_stop(capf
     assert capfd.readouterr().err == ""
 
 
+def test_an_error_of_code_that_swallowed_the_stop_is_the_stop():
+    with pytest.raises(Stopped, match="SIGTERM"), Preemption():
+        try:
+            raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise ValueError("nothing was read") from None
+
+
 def test_other_errors_in_callbacks_are_still_printed(monkeypatch):
     class Callback:
         def __del__(self):
