@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import base
-from ssoup_jax import backend
+from ssoup_jax import devices
 from ssoup_jax.errors import SettingsError, UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
@@ -69,23 +69,23 @@ def main(argv: list[str]) -> None:
     """Flags to settings, settings to a run; the only place that exits."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    backend.configure()
+    devices.configure()
     try:
         # JAX starts with these imports, so they follow its flags.
         from ssoup_jax.config import make_settings
-        from ssoup_jax.experiment import preemption
+        from ssoup_jax.experiment import stop
         from ssoup_jax.experiment.run import run
         from ssoup_jax.report.console import Console
 
         workdir = Path(_WORKDIR.value)
-        backend.keep_compiled_programs(workdir / "compiled")
-        with preemption.Preemption() as asked:
+        devices.keep_compiled_programs(workdir / "compiled")
+        with stop.Preemption() as asked:
             run(make_settings(_CONFIG.value), workdir, Console(), asked)
     except UserError as error:
         leave(error)
     except KeyboardInterrupt as stopped:  # always a `Stopped`
         print(stopped, file=sys.stderr)
-        preemption.leave(stopped.exit_code)
+        stop.leave(stopped.exit_code)
 
 
 if __name__ == "__main__":

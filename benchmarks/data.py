@@ -15,25 +15,21 @@ import os
 import statistics
 import time
 
-from ssoup_jax import backend
+import jax
+import numpy as np
+from PIL import Image, ImageOps
 
-backend.configure()
-
-import jax  # noqa: E402  (the flags come first)
-import numpy as np  # noqa: E402
-from PIL import Image, ImageOps  # noqa: E402
-
-from benchmarks import machine  # noqa: E402
-from benchmarks.stacked import retrain  # noqa: E402
-from ssoup_jax import models  # noqa: E402
-from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, augment  # noqa: E402
-from ssoup_jax.data.dataset import Dataset, Encoded, Split  # noqa: E402
-from ssoup_jax.data.streaming import Streaming  # noqa: E402
-from ssoup_jax.data.views import View  # noqa: E402
-from ssoup_jax.pruning.prunable import full_mask  # noqa: E402
-from ssoup_jax.training import members  # noqa: E402
-from ssoup_jax.training.state import Variables  # noqa: E402
-from ssoup_jax.training.step import Problem  # noqa: E402
+from benchmarks import machine
+from benchmarks.stacked import retrain
+from ssoup_jax import devices, models
+from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, augment
+from ssoup_jax.data.dataset import Dataset, Encoded, Split
+from ssoup_jax.data.streaming import Streaming
+from ssoup_jax.data.views import View
+from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.stack import executors
+from ssoup_jax.training.state import Variables
+from ssoup_jax.training.step import Problem
 
 CIFAR = TRANSFORMS["cifar100"]
 BATCH_SIZE = 32
@@ -134,8 +130,8 @@ def waiting(
     """Returns seconds waited and seconds in all of each round's epoch of training, for each number of workers."""
     view = View(size, round(size * 8 / 7))
     dataset = photos(files, n_images, view)
-    execution = members.resolve("auto")
-    model = models.build(arch, dataset.n_classes, dataset.image_shape, conv=members.convolution(execution))
+    execution = executors.resolve("auto")
+    model = models.build(arch, dataset.n_classes, dataset.image_shape, conv=executors.convolution(execution))
     variables = jax.device_get(Variables(*models.init(model, jax.random.key(0), dataset.image_shape)))
     keys = jax.numpy.stack([jax.random.key(1)] * m)
 
@@ -161,6 +157,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="pixels to a side of what that network sees")
     parser.add_argument("--members", type=int, default=3)
     options = parser.parse_args()
+    devices.configure()
     rounds = 2 if options.quick else 7
     n_images = 64 if options.quick else 512
 

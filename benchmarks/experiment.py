@@ -19,23 +19,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssoup_jax import devices
+
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from ssoup_jax import backend
 
-backend.configure()
+import jax
+import torch
+from jax.experimental.compilation_cache import compilation_cache
 
-import jax  # noqa: E402  (the flags come first)
-import torch  # noqa: E402
-from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
-
-from benchmarks import machine, peers  # noqa: E402
-from benchmarks.reference_experiment import Experiment  # noqa: E402
-from configs import base  # noqa: E402
-from ssoup_jax.config import Settings, make_settings  # noqa: E402
-from ssoup_jax.data import sources  # noqa: E402
-from ssoup_jax.experiment.run import run  # noqa: E402
-from ssoup_jax.report.console import Console  # noqa: E402
+from benchmarks import machine, peers
+from benchmarks.reference_experiment import Experiment
+from configs import base
+from ssoup_jax.config import Settings, make_settings
+from ssoup_jax.data import sources
+from ssoup_jax.experiment.run import run
+from ssoup_jax.report.console import Console
 
 QUICK = {"epochs": 4, "epochs_per_phase": 2, "seeds": 1}
 
@@ -94,7 +93,7 @@ def measure(options: argparse.Namespace, device: str) -> dict[str, list[dict[str
 @contextlib.contextmanager
 def _kept_programs(folder: Path) -> Iterator[None]:
     """Keeps compiled programs in a folder, which JAX forgets afterwards."""
-    backend.keep_compiled_programs(folder)
+    devices.keep_compiled_programs(folder)
     try:
         yield
     finally:
@@ -149,6 +148,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints and stores the comparison."""
+    devices.configure()
     options = parse(arguments)
     device = peers.device(jax.default_backend())
     peers.prepare(device)

@@ -8,21 +8,18 @@ import argparse
 import statistics
 import time
 
-from ssoup_jax import backend
+import jax
+import numpy as np
 
-backend.configure()
-
-import jax  # noqa: E402  (the flags come first)
-import numpy as np  # noqa: E402
-
-from benchmarks import machine  # noqa: E402
-from ssoup_jax import models, trees  # noqa: E402
-from ssoup_jax.data import sources  # noqa: E402
-from ssoup_jax.data.batches import n_batches, resident  # noqa: E402
-from ssoup_jax.pruning.prunable import full_mask  # noqa: E402
-from ssoup_jax.training import loop, members, optimizer  # noqa: E402
-from ssoup_jax.training.state import TrainState, Variables  # noqa: E402
-from ssoup_jax.training.step import Problem  # noqa: E402
+from benchmarks import machine
+from ssoup_jax import devices, models, trees
+from ssoup_jax.data import sources
+from ssoup_jax.data.feeds import n_batches, resident
+from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.stack import executors
+from ssoup_jax.training import loop, optimizer
+from ssoup_jax.training.state import TrainState, Variables
+from ssoup_jax.training.step import Problem
 
 
 def retrain(problem, feed, variables, mask, keys, n_epochs, batch_size, execution) -> float:
@@ -54,11 +51,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--execution", default="auto")
     options = parser.parse_args()
+    devices.configure()
 
     dataset = sources.load("digits")
     feed = resident(dataset)
-    execution = members.resolve(options.execution)
-    model = models.build(options.arch, dataset.n_classes, dataset.image_shape, conv=members.convolution(execution))
+    execution = executors.resolve(options.execution)
+    model = models.build(options.arch, dataset.n_classes, dataset.image_shape, conv=executors.convolution(execution))
     problem = Problem(model, dataset.transform)
     variables = jax.device_get(Variables(*models.init(model, jax.random.key(0), dataset.image_shape)))
     keys = jax.random.split(jax.random.key(1), options.members)

@@ -16,26 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssoup_jax import devices
+from ssoup_jax.stack import executors
+
 # PyTorch needs room beside JAX, which would otherwise take most of a GPU's memory at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from ssoup_jax import backend
 
-backend.configure()
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-import jax  # noqa: E402  (the flags come first)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from benchmarks import machine, peers  # noqa: E402
-from ssoup_jax import models, trees  # noqa: E402
-from ssoup_jax.data.augment import TRANSFORMS  # noqa: E402
-from ssoup_jax.data.batches import Examples  # noqa: E402
-from ssoup_jax.metrics import layer_multiply_adds  # noqa: E402
-from ssoup_jax.pruning.prunable import full_mask  # noqa: E402
-from ssoup_jax.training import members, optimizer  # noqa: E402
-from ssoup_jax.training.state import TrainState, Variables  # noqa: E402
-from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps  # noqa: E402
+from benchmarks import machine, peers
+from ssoup_jax import models, trees
+from ssoup_jax.data.augment import TRANSFORMS
+from ssoup_jax.data.feeds import Examples
+from ssoup_jax.metrics import layer_multiply_adds
+from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.training import optimizer
+from ssoup_jax.training.state import TrainState, Variables
+from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
 
 N_CLASSES, IMAGE_SHAPE, N_IMAGES = 10, (32, 32, 3), 2048
 TRANSFORM = TRANSFORMS["cifar10"]
@@ -139,11 +139,11 @@ def ours(arch: str, m: int, execution: str, batch_size: int, dtype: str) -> Cont
         N_CLASSES,
         IMAGE_SHAPE,
         dtype=jnp.dtype(dtype),
-        conv=members.convolution(execution),
+        conv=executors.convolution(execution),
         dropout=False,
     )
     problem = Problem(model, TRANSFORM)
-    fn = members.bind(train_steps, problem)
+    fn = executors.bind(train_steps, problem)
     params, batch_stats = jax.device_get(jax.jit(lambda key: models.init(model, key, IMAGE_SHAPE))(jax.random.key(0)))
     random = np.random.default_rng(1)
     mask = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, full_mask(params))
@@ -157,12 +157,12 @@ def ours(arch: str, m: int, execution: str, batch_size: int, dtype: str) -> Cont
             key=jax.random.split(jax.random.key(1), m),
         )
     )
-    examples, mask = members.place(execution, jax.device_put((Examples(*images()), mask)))
+    examples, mask = executors.place(execution, jax.device_put((Examples(*images()), mask)))
 
     def steps(count: int) -> None:
         nonlocal state
         scalars = jax.device_put((np.float32(0.9), *np.array([0, 0, count], np.int32)))
-        state, figures = members.run(execution, fn, Shared(examples, mask, *scalars), state, inputs)
+        state, figures = executors.run(execution, fn, Shared(examples, mask, *scalars), state, inputs)
         jax.device_get(figures)
 
     before = _programs()
@@ -288,7 +288,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small network, under two minutes on two cores")
     parser.add_argument("--archs", nargs="+", help="names as for --config.arch")
     parser.add_argument("--members", nargs="+", type=int)
-    parser.add_argument("--executions", nargs="+", help="executors: " + ", ".join(members.FORMS))
+    parser.add_argument("--executions", nargs="+", help="executors: " + ", ".join(executors.FORMS))
     parser.add_argument("--peers", nargs="*", choices=peers.HOWS)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -306,6 +306,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints and stores the comparison."""
+    devices.configure()
     options = parse(arguments)
     device = peers.device(jax.default_backend())
     peers.prepare(device)

@@ -11,7 +11,8 @@ from ssoup_jax.data import ood, sources
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.pruning import selectors
 from ssoup_jax.schedules import grammar, retrain
-from ssoup_jax.training import interval, loop, members, recalibrate
+from ssoup_jax.stack import executors
+from ssoup_jax.training import interval, loop, recalibrate
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
@@ -28,7 +29,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
     "dataset": sources.check_name,
-    "execution": members.check,
+    "execution": executors.check,
     "checkpoint_every": interval.parse,
 }
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from ssoup_jax.errors import RunError, SettingsError, UserError
-from ssoup_jax.experiment import lock, manifest
+from ssoup_jax.storage import lock, manifest
 
 _STAGE = re.compile(r"(?P<kind>dense|phase(?P<phase>\d{1,9})-(?P<what>imp|soup))-[0-9a-f]{16}")
 _KINDS = {"imp": "IMP", "soup": "Ensemble", None: "Dense"}

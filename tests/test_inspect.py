@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ssoup_jax import inspect
-from ssoup_jax.experiment import lock, manifest
-from ssoup_jax.experiment.checkpoints import Checkpoints
 from ssoup_jax.experiment.plan import Stage
-from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.storage import lock, manifest
+from ssoup_jax.storage.checkpoints import Checkpoints
+from ssoup_jax.storage.store import Artifact, Store
 from ssoup_jax.training.state import Variables
 
 ROOT = Path(__file__).parents[1]

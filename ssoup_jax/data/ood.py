@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssoup_jax.data import corruptions, tfds
+from ssoup_jax.data import corruptions
 from ssoup_jax.data.corruptions import SEVERITIES
 from ssoup_jax.data.dataset import Split
+from ssoup_jax.data.sources import tfds
 from ssoup_jax.errors import SettingsError, unknown
 
 PUBLISHED = (

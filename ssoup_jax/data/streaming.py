@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from ssoup_jax.data import views
-from ssoup_jax.data.batches import Block, Examples, cut, epoch_order, padded_blocks
 from ssoup_jax.data.dataset import Dataset, Files, Split
+from ssoup_jax.data.feeds import Block, Examples, cut, epoch_order, padded_blocks
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.keys import derive
@@ -54,7 +54,7 @@ class _Plan(NamedTuple):
 
 
 class Streaming:
-    """Feeds programs, as `batches.Feed` says, with images that are read and decoded as they are needed.
+    """Feeds programs, as `feeds.Feed` says, with images that are read and decoded as they are needed.
 
     Members with equal keys share one stream: their images are decoded once. Where several processes share the work,
     each one reads its own contiguous part of every batch. A partial last batch that cannot be shared equally is read

@@ -8,11 +8,11 @@ import jax
 
 from ssoup_jax import models
 from ssoup_jax.config import Settings
-from ssoup_jax.data.batches import Feed, n_batches
-from ssoup_jax.experiment.store import Artifact
+from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
 from ssoup_jax.report.console import Console
 from ssoup_jax.schedules import pretrain, retrain
+from ssoup_jax.storage.store import Artifact
 from ssoup_jax.training import autotune
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem
@@ -27,7 +27,7 @@ class Context:
         problem_for: architecture and transform, for an executor.
         feed: has the images and labels of every split.
         image_shape: (H, W, C).
-        execution: how models are evaluated and recalibrated, see `training.members.run`.
+        execution: how models are evaluated and recalibrated, see `stack.executors.run`.
         choices: which executor was the fastest for earlier stacks; None: not kept.
         console: where progress is shown.
         imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.

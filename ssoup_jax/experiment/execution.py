@@ -6,7 +6,8 @@ import jax
 
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.context import Context
-from ssoup_jax.training import autotune, loop, members, memory
+from ssoup_jax.stack import executors
+from ssoup_jax.training import autotune, loop, memory
 from ssoup_jax.training.state import TrainState
 from ssoup_jax.trees import PyTree
 
@@ -30,7 +31,7 @@ def choose(context: Context, state: TrainState, mask: PyTree, recipe: loop.Recip
     member = memory.footprint(context.problem, context.image_shape, settings.batch_size, jax.default_backend())
 
     def fitting(execution: str) -> str:
-        execution = members.resolve(execution)
+        execution = executors.resolve(execution)
         free = memory.free_bytes(execution)
         fit = memory.fit(execution, m, member, free, len(jax.devices()))
         if fit.execution != execution:

@@ -16,13 +16,13 @@ import numpy as np
 
 from ssoup_jax import metrics, trees
 from ssoup_jax.data import corruptions, ood
-from ssoup_jax.data.batches import Examples, Feed, Resident
+from ssoup_jax.data.feeds import Examples, Feed, Resident
 from ssoup_jax.data.ood import Corruption
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, Stage
-from ssoup_jax.experiment.store import Store
-from ssoup_jax.report.sinks import write_json
+from ssoup_jax.storage.json_files import write_json
+from ssoup_jax.storage.store import Store
 from ssoup_jax.training.evaluate import logits
 
 SPLIT = "ood"

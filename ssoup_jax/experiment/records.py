@@ -6,8 +6,8 @@ import numpy as np
 
 from ssoup_jax import metrics, trees
 from ssoup_jax.experiment.context import Context
-from ssoup_jax.experiment.store import Artifact
 from ssoup_jax.soups import greedy
+from ssoup_jax.storage.store import Artifact
 from ssoup_jax.training.evaluate import logits
 from ssoup_jax.training.state import Variables
 from ssoup_jax.trees import PyTree

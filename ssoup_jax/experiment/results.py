@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ssoup_jax import atomic
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan, Stage
-from ssoup_jax.experiment.store import Store
 from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
-from ssoup_jax.report.sinks import to_json, write_json
+from ssoup_jax.storage import atomic
+from ssoup_jax.storage.json_files import to_json, write_json
+from ssoup_jax.storage.store import Store
 
 
 def report(

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 
-from ssoup_jax.data.batches import Feed, n_batches
+from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment.checkpoints import Checkpoints
-from ssoup_jax.experiment.preemption import Preemption
+from ssoup_jax.experiment.stop import Preemption
 from ssoup_jax.report.console import Console
-from ssoup_jax.report.epochs import EpochLog
-from ssoup_jax.training import interval, loop, members, optimizer
+from ssoup_jax.stack import executors
+from ssoup_jax.storage.checkpoints import Checkpoints
+from ssoup_jax.training import interval, loop, optimizer
+from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.state import TrainState, Variables
 from ssoup_jax.training.step import Problem
 from ssoup_jax.trees import PyTree
@@ -151,7 +152,7 @@ def _resume(
             loop.Snapshot(step, stored, {int(member): int(when) for member, when in info["diverged"].items()}),
             EpochLog([folder / "metrics.jsonl" for folder in work.folders], info["log"]),
             float(info["seconds"]),
-            members.resolve(info["execution"]),
+            executors.resolve(info["execution"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         # Whole but not ours: its manifest is right, so somebody else wrote it.

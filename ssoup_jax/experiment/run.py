@@ -16,20 +16,22 @@ import jax.numpy as jnp
 from ssoup_jax import models
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
-from ssoup_jax.data.batches import Feed, resident
+from ssoup_jax.data.feeds import Feed, resident
 from ssoup_jax.data.sources import Dataset
 from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.experiment import lock, out_of_distribution, results, stages
+from ssoup_jax.experiment import out_of_distribution, results, stages
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
-from ssoup_jax.experiment.preemption import Preemption
 from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.experiment.stop import Preemption
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.layers import Network
 from ssoup_jax.report.console import Console
-from ssoup_jax.training import members, memory
+from ssoup_jax.stack import executors
+from ssoup_jax.storage import lock
+from ssoup_jax.storage.store import Artifact, Store
+from ssoup_jax.training import memory
 from ssoup_jax.training.autotune import Remembered
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem
@@ -107,11 +109,11 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
             dataset.image_shape,
             dtype=jnp.bfloat16 if settings.use_amp else jnp.float32,
             remat=settings.remat,
-            conv=members.convolution(execution),
+            conv=executors.convolution(execution),
         )
         return Problem(model, dataset.transform)
 
-    execution = members.resolve(settings.execution)
+    execution = executors.resolve(settings.execution)
     model = problem_for(execution).model
     imported = None if settings.init_from is None else _import(settings.init_from, model, dataset.image_shape)
     return Context(

@@ -11,12 +11,12 @@ from ssoup_jax.experiment import execution, records, resumable
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Retraining, retraining
 from ssoup_jax.experiment.resumable import Trained, Work
-from ssoup_jax.experiment.store import Artifact
 from ssoup_jax.pruning import selectors
 from ssoup_jax.pruning.prunable import full_mask
 from ssoup_jax.pruning.transform import apply_mask
 from ssoup_jax.schedules import retrain
 from ssoup_jax.soups import greedy, uniform
+from ssoup_jax.storage.store import Artifact
 from ssoup_jax.training import loop
 from ssoup_jax.training.recalibrate import recalibrate
 from ssoup_jax.training.state import TrainState, Variables

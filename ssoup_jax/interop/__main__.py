@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ssoup_jax import backend
+from ssoup_jax import devices
 from ssoup_jax.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     import jax
 
     from ssoup_jax import models
-    from ssoup_jax.experiment import store
     from ssoup_jax.interop import pytorch
+    from ssoup_jax.storage import store
     from ssoup_jax.training.state import Variables
 
     described = store.read_record(artifact).get("model")
@@ -116,7 +116,7 @@ def summarise(checkpoint: "Checkpoint", image_shape: "ImageShape | None" = None)
 
 def main(arguments: list[str]) -> None:
     """Runs a command; a mistake becomes one line and exit code 2."""
-    backend.configure()
+    devices.configure()
     try:
         options = parse(arguments)
         import jax

@@ -14,8 +14,8 @@ from types import ModuleType
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax import atomic
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.storage import atomic
 
 Arrays = dict[str, np.ndarray]
 

@@ -17,8 +17,8 @@ from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
 
-from ssoup_jax.models.convolution import CONVOLUTIONS
-from ssoup_jax.models.features import at_least_float32, normalise, scaled, shift
+from ssoup_jax.models.ops.convolution import CONVOLUTIONS
+from ssoup_jax.models.ops.features import at_least_float32, normalise, scaled, shift
 
 Layer = Callable[..., nn.Module]
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.models.cnn import CNN
-from ssoup_jax.models.convolution import CONVOLUTIONS
 from ssoup_jax.models.layers import Network
+from ssoup_jax.models.ops.convolution import CONVOLUTIONS
 from ssoup_jax.models.resnet18 import ResNet18
 from ssoup_jax.models.resnet50 import ResNet50
 from ssoup_jax.models.resnet_cifar import CifarResNet

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Examples
+from ssoup_jax.data.feeds import Examples
 from ssoup_jax.errors import RunError
-from ssoup_jax.report.sinks import write_json
-from ssoup_jax.training import members
+from ssoup_jax.stack import executors
+from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.training.state import TrainState
 from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
 from ssoup_jax.trees import PyTree
@@ -48,7 +48,7 @@ class Choice:
     """How a stage is executed, and why.
 
     Attributes:
-        execution: full name of the executor, see `members.run`.
+        execution: full name of the executor, see `executors.run`.
         seconds_per_step: what was measured, by executor; empty where there was nothing to choose.
         reason: why this one and not another.
         complete: whether every candidate was tried, so that the choice is worth remembering.
@@ -277,13 +277,13 @@ def measure_step(
     )
 
     def measure(execution: str) -> tuple[float, float]:
-        fn = members.bind(train_steps, problem_for(execution))
-        own, on_device = members.place(execution, (mask, examples))
+        fn = executors.bind(train_steps, problem_for(execution))
+        own, on_device = executors.place(execution, (mask, examples))
         shared = Shared(on_device, own, jnp.float32(recipe.momentum), jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
         def take(count: int, state: TrainState) -> tuple[TrainState, float]:
             started = time.perf_counter()
-            done = members.run(execution, fn, shared.replace(n_steps=jnp.int32(count)), state, inputs, active)
+            done = executors.run(execution, fn, shared.replace(n_steps=jnp.int32(count)), state, inputs, active)
             return jax.block_until_ready(done)[0], time.perf_counter() - started
 
         with _spared_compilation() as spared:

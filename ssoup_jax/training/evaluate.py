@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from ssoup_jax.data.augment import normalise
-from ssoup_jax.data.batches import Examples, Feed
-from ssoup_jax.training import members
+from ssoup_jax.data.feeds import Examples, Feed
+from ssoup_jax.stack import executors
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem
 
@@ -26,11 +26,11 @@ def logits(problem: Problem, feed: Feed, variables: Variables, split: str, execu
         feed: has the split's images.
         variables: the stack's, leaves `[m, ...]`.
         split: its name.
-        execution: see `members.run`.
+        execution: see `executors.run`.
 
     Returns:
         float32 `[m, n, n_classes]`, on the host.
     """
-    fn = members.bind(_block_logits, problem)
-    blocks = [members.run(execution, fn, block, (), variables)[1] for block in feed.evaluation(split, BLOCK_SIZE)]
+    fn = executors.bind(_block_logits, problem)
+    blocks = [executors.run(execution, fn, block, (), variables)[1] for block in feed.evaluation(split, BLOCK_SIZE)]
     return np.concatenate(jax.device_get(blocks), axis=1)[:, : len(feed.labels[split])]

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Block, Feed, n_batches
+from ssoup_jax.data.feeds import Block, Feed, n_batches
 from ssoup_jax.errors import RunError
-from ssoup_jax.training import members
+from ssoup_jax.stack import executors
 from ssoup_jax.training.state import TrainState
 from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
 from ssoup_jax.trees import PyTree
@@ -113,7 +113,7 @@ def train(
         start: the stack's state, leaves `[m, ...]`, or where an earlier call was; its state is donated.
         mask: one member's structure and shapes; shared by all.
         recipe: how each member is trained.
-        execution: see `members.run`.
+        execution: see `executors.run`.
         on_chunk: called after every chunk of steps, about once a second; what it raises ends the training.
         on_divergence: one of `ON_DIVERGENCE`, for a member whose loss or weights are no longer finite. `'exclude'`
             stops that member; the others go on as if nothing had happened, bit for bit.
@@ -132,14 +132,14 @@ def train(
     for row, member_rates in zip(rates, recipe.learning_rates, strict=True):
         row[: len(member_rates)] = member_rates
     losses = np.full(rates.shape, np.nan, np.float32)
-    fn = members.bind(train_steps, problem)
-    mask = members.place(execution, jax.device_put(mask))
+    fn = executors.bind(train_steps, problem)
+    mask = executors.place(execution, jax.device_put(mask))
     decays, momentum = jax.device_put((np.asarray(recipe.weight_decays, np.float32), np.float32(recipe.momentum)))
     pace, compiled, source, examples = _Pace(), set(), None, None
     with contextlib.closing(_blocks(feed, recipe, step, total, per_epoch)) as blocks:
         for epoch, block in blocks:
             if block.examples is not source:
-                source, examples = block.examples, members.place(execution, block.examples)
+                source, examples = block.examples, executors.place(execution, block.examples)
             n_slots, batch_size = block.batches.shape[1:]
             window = jax.device_put(_window(rates, step - block.first, n_slots))
             inputs = Inputs(batches=block.batches, learning_rates=window, weight_decay=decays, key=recipe.keys)
@@ -147,7 +147,7 @@ def train(
             while first < block.last and step < total:
                 running = np.flatnonzero(n_steps > step)
                 active = np.array([i for i in running if i not in diverged], int)
-                if execution in members.INDEPENDENT:
+                if execution in executors.INDEPENDENT:
                     # Elsewhere the number of members decides the program, hence the others' last bits.
                     running = active
                 if not len(active):
@@ -159,10 +159,10 @@ def train(
                 if (block.batches.shape, len(running)) not in compiled:
                     # A run of no steps compiles the program and changes nothing, so that no timing includes it.
                     nothing = shared.replace(n_steps=jax.device_put(np.int32(0)))
-                    state, _ = members.run(execution, fn, nothing, state, inputs, running)
+                    state, _ = executors.run(execution, fn, nothing, state, inputs, running)
                     compiled.add((block.batches.shape, len(running)))
                 with pace.timing(count):
-                    state, figures = members.run(execution, fn, shared, state, inputs, running)
+                    state, figures = executors.run(execution, fn, shared, state, inputs, running)
                     figures = jax.device_get(figures)
                 taken = slice(step, step + count)
                 first, step = first + count, step + count

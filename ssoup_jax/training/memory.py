@@ -12,7 +12,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ssoup_jax import models
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.training import members, optimizer
+from ssoup_jax.stack import executors
+from ssoup_jax.training import optimizer
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem, forward_train
 from ssoup_jax.trees import PyTree
@@ -89,12 +90,12 @@ def estimate(execution: str, m: int, member: Footprint, n_devices: int = 1) -> i
     """Returns the bytes that training m members takes on each device, the images apart.
 
     Args:
-        execution: see `members.run`.
+        execution: see `executors.run`.
         m: number of members.
         member: what one takes.
         n_devices: how many devices `shard` spreads them over.
     """
-    name, chunk, sharded = members.parse(execution)
+    name, chunk, sharded = executors.parse(execution)
     own = -(-m // n_devices) if sharded else m
     # A stack that the devices do not divide evenly rests on all of them.
     at_rest = m if sharded and m % n_devices else own
@@ -110,7 +111,7 @@ def fit(
     """Chooses what fits: the execution asked for, else the largest chunk of members, else one member at a time.
 
     Args:
-        execution: see `members.run`.
+        execution: see `executors.run`.
         m: number of members.
         member: what one takes.
         limit_bytes: what is free on each device, see `free_bytes`; `STACK_SHARE` of it is used.
@@ -123,10 +124,10 @@ def fit(
     Raises:
         SettingsError: not even one member at a time fits.
     """
-    name, chunk, sharded = members.parse(execution)
+    name, chunk, sharded = executors.parse(execution)
     side_by_side = 1 if name in ("map", "loop") else min(chunk or m, -(-m // n_devices) if sharded else m)
-    smaller = [members.Execution(name, width, sharded) for width in range(side_by_side - 1, 1, -1)]
-    smaller += [members.Execution("map", None, sharded)] * (name != "loop")
+    smaller = [executors.Execution(name, width, sharded) for width in range(side_by_side - 1, 1, -1)]
+    smaller += [executors.Execution("map", None, sharded)] * (name != "loop")
     needs = {choice: data_bytes + estimate(choice, m, member, n_devices) for choice in [execution, *map(str, smaller)]}
     for choice, needed in needs.items():
         if limit_bytes is None or needed <= STACK_SHARE * limit_bytes:
@@ -148,7 +149,7 @@ def free_bytes(execution: str) -> int | None:
 
     On CPU that is the machine's memory, within the limits of the container that the process runs in.
     """
-    devices = jax.local_devices() if members.parse(execution).sharded else jax.local_devices()[:1]
+    devices = jax.local_devices() if executors.parse(execution).sharded else jax.local_devices()[:1]
     if devices[0].platform == "cpu":
         return host_free_bytes() // len(devices)
     stats = [device.memory_stats() for device in devices]

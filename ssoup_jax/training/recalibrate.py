@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.batches import Feed, n_batches
+from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
-from ssoup_jax.training import members
+from ssoup_jax.stack import executors
 from ssoup_jax.training.state import Variables
 from ssoup_jax.training.step import Problem, forward_train
 from ssoup_jax.trees import PyTree
@@ -44,7 +44,7 @@ def recalibrate(
         method: `'moving'` is the reference's moving average with each layer's momentum, from mean 0 and variance 1;
             `'exact'` is the plain average over the batches; None leaves the statistics alone.
         keys: typed PRNG keys `[m]`, for augmentation and dropout.
-        execution: see `members.run`.
+        execution: see `executors.run`.
 
     Returns:
         The stack with new BatchNorm statistics.
@@ -55,12 +55,12 @@ def recalibrate(
     stats = _reset(variables.batch_stats)
     if not count:
         return variables.replace(batch_stats=stats)
-    fn = members.bind(_moving if method == "moving" else _sum_of_moments, problem)
+    fn = executors.bind(_moving if method == "moving" else _sum_of_moments, problem)
     stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
     taken = 0
     for block in feed.recalibration(keys, batch_size, count):
         shared = (block.examples, jnp.int32(block.last), jnp.int32(taken))
-        stats, _ = members.run(execution, fn, shared, stats, (variables, keys, block.batches))
+        stats, _ = executors.run(execution, fn, shared, stats, (variables, keys, block.batches))
         taken += block.last
     if method == "exact":
         stats = _scaled(stats, jnp.float32(1 / count))

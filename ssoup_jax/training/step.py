@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from ssoup_jax.data.augment import Transform, augment
-from ssoup_jax.data.batches import Examples
+from ssoup_jax.data.feeds import Examples
 from ssoup_jax.keys import derive
 from ssoup_jax.training import optimizer
 from ssoup_jax.training.state import TrainState, Variables

@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
-from ssoup_jax.data import prepare
 from ssoup_jax.data.dataset import Split
+from ssoup_jax.data.sources import prepare
 
 
 def random_split(n: int, shape: tuple[int, int, int], n_classes: int, seed: int) -> Split:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssoup_jax.data import corruptions, ood, tfds
+from ssoup_jax.data import corruptions, ood
 from ssoup_jax.data.dataset import Split
 from ssoup_jax.data.ood import Corruption, load_published, parse
+from ssoup_jax.data.sources import tfds
 from ssoup_jax.errors import SettingsError
 from tests.data import archives
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ssoup_jax.data import views
 from ssoup_jax.data.augment import Transform
-from ssoup_jax.data.batches import epoch_order, resident
 from ssoup_jax.data.dataset import Dataset, Encoded, Split
+from ssoup_jax.data.feeds import epoch_order, resident
 from ssoup_jax.data.streaming import BLOCKS_AHEAD, Streaming
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import RunError, SettingsError

@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment import manifest
-from ssoup_jax.experiment.checkpoints import Checkpoints
 from ssoup_jax.experiment.plan import Stage
-from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.storage import manifest
+from ssoup_jax.storage.checkpoints import Checkpoints
+from ssoup_jax.storage.store import Artifact, Store
 from ssoup_jax.training.state import Variables
 
 STAGE = Stage("Dense", 0, None, (), "{}")

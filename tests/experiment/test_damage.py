@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssoup_jax.experiment import manifest
+from ssoup_jax.storage import manifest
 from tests.experiment import damage
 
 PER_KIND = 3

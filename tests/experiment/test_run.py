@@ -16,10 +16,10 @@ from ssoup_jax import trees
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import run as run_module
 from ssoup_jax.experiment import stages
-from ssoup_jax.experiment.preemption import Stopped
-from ssoup_jax.experiment.store import Store
+from ssoup_jax.experiment.stop import Stopped
 from ssoup_jax.pruning.prunable import prunable_leaves
 from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from ssoup_jax.storage.store import Store
 from ssoup_jax.training import loop
 from tests.experiment import tiny
 

@@ -8,10 +8,10 @@ from configs import digits_sms
 from ssoup_jax.config import Settings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
-from ssoup_jax.experiment.preemption import Preemption
 from ssoup_jax.experiment.run import prepare, run
-from ssoup_jax.experiment.store import Artifact, Store
+from ssoup_jax.experiment.stop import Preemption
 from ssoup_jax.report.console import Console
+from ssoup_jax.storage.store import Artifact, Store
 
 
 def settings(**changes: Any) -> Settings:

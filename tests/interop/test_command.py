@@ -14,13 +14,13 @@ from torch.nn.utils import prune
 
 from ssoup_jax import models
 from ssoup_jax.experiment.plan import Stage
-from ssoup_jax.experiment.store import Artifact, Store
 from ssoup_jax.interop import __main__ as command
 from ssoup_jax.interop import pytorch
 from ssoup_jax.interop.state_dict import from_state_dict
 from ssoup_jax.pruning import selectors
 from ssoup_jax.pruning.prunable import full_mask
 from ssoup_jax.pruning.transform import apply_mask
+from ssoup_jax.storage.store import Artifact, Store
 from ssoup_jax.training.state import Variables
 from tests.interop import twins
 

@@ -12,10 +12,10 @@ from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import run as run_module
 from ssoup_jax.experiment.plan import make_plan
-from ssoup_jax.experiment.store import Store
 from ssoup_jax.interop import pytorch
 from ssoup_jax.pruning.prunable import prunable_leaves
 from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from ssoup_jax.storage.store import Store
 from tests.experiment import tiny
 from tests.experiment.test_plan import ALL, names
 from tests.interop import twins

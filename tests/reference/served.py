@@ -9,7 +9,7 @@ import numpy as np
 
 from ssoup_jax import models, trees
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.batches import Examples, Resident
+from ssoup_jax.data.feeds import Examples, Resident
 from ssoup_jax.interop.state_dict import from_state_dict, to_state_dict
 from ssoup_jax.training import evaluate, loop, optimizer
 from ssoup_jax.training.recalibrate import recalibrate
@@ -128,7 +128,7 @@ class Served:
             mask: shared by all.
             runs: names of the reference's runs.
             weight_decays: one for each run.
-            execution: see `members.run`.
+            execution: see `executors.run`.
             width: the stack's least size; it is filled up with members that take no step.
 
         Returns:

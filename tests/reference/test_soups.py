@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ssoup_jax import metrics, trees
-from ssoup_jax.data.batches import cut
+from ssoup_jax.data.feeds import cut
 from ssoup_jax.pruning import prunable_leaves
 from ssoup_jax.soups import greedy, uniform
 from ssoup_jax.training.recalibrate import n_recalibration_batches

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ssoup_jax.errors import RunError
-from ssoup_jax.training import autotune, members
+from ssoup_jax.stack import executors
+from ssoup_jax.training import autotune
 from ssoup_jax.training.autotune import Choice, Remembered
 from tests.training import tiny
 
@@ -147,7 +148,7 @@ def test_a_mistake_in_the_program_is_not_hidden():
 def test_candidates_begin_with_the_best_guess(backend, n_devices, m, expected):
     found = autotune.candidates(backend, n_devices, m)
     assert found == expected
-    assert [str(members.parse(name)) for name in found] == list(found)
+    assert [str(executors.parse(name)) for name in found] == list(found)
 
 
 def decide(path, machine, candidates=NAMES, key="a key", stage_steps=10_000):
@@ -251,7 +252,7 @@ def test_a_real_stack_is_measured_and_left_alone(caplog):
     before = jax.device_get(state)
     batches = jnp.asarray(np.stack([own[:32].reshape(2, 16)] * 3))
     measure = autotune.measure_step(
-        lambda execution: tiny.problem(conv=members.convolution(execution)),
+        lambda execution: tiny.problem(conv=executors.convolution(execution)),
         examples,
         state,
         tiny.mask(),

@@ -8,7 +8,8 @@ import pytest
 from ssoup_jax import trees
 from ssoup_jax.data.augment import Transform
 from ssoup_jax.models.simple import Simple
-from ssoup_jax.training import evaluate, members
+from ssoup_jax.stack import executors
+from ssoup_jax.training import evaluate
 from tests.training import tiny
 
 # Augmentation would show, and so would a missing normalisation.
@@ -22,7 +23,7 @@ def small_blocks(monkeypatch):
 
 
 def logits(positions, execution="map"):
-    problem = tiny.problem(conv=members.convolution(execution), transform=TRANSFORM)
+    problem = tiny.problem(conv=executors.convolution(execution), transform=TRANSFORM)
     return evaluate.logits(problem, tiny.feed(positions), tiny.variables(), "train", execution)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from ssoup_jax import trees
-from ssoup_jax.data.batches import epoch_order
+from ssoup_jax.data.feeds import epoch_order
 from ssoup_jax.errors import RunError
 from ssoup_jax.keys import derive
-from ssoup_jax.training import loop, members
+from ssoup_jax.stack import executors
+from ssoup_jax.training import loop
 from tests.training import tiny
 
 LENGTHS = tuple(tiny.recipe().n_steps.tolist())  # 8, 4 and 2: the second member ends inside a block
@@ -29,7 +30,7 @@ def trained():
 def seen(monkeypatch):
     """Records every dispatch of steps: the active members and the batches that each of them trained on."""
     dispatches = []
-    run = members.run
+    run = executors.run
 
     def spy(execution, fn, shared, state, inputs, active):
         first, n_steps = int(shared.first_batch), int(shared.n_steps)
@@ -38,7 +39,7 @@ def seen(monkeypatch):
             dispatches.append((active.tolist(), [list(batches[i]) for i in active]))
         return run(execution, fn, shared, state, inputs, active)
 
-    monkeypatch.setattr(members, "run", spy)
+    monkeypatch.setattr(executors, "run", spy)
     return dispatches
 
 

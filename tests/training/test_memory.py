@@ -9,9 +9,10 @@ import pytest
 
 from ssoup_jax import models
 from ssoup_jax.data.augment import Transform
-from ssoup_jax.data.batches import Examples
+from ssoup_jax.data.feeds import Examples
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.training import members, memory, optimizer
+from ssoup_jax.stack import executors
+from ssoup_jax.training import memory, optimizer
 from ssoup_jax.training.memory import Footprint
 from ssoup_jax.training.state import TrainState, Variables
 from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
@@ -35,11 +36,11 @@ def compiled_bytes(problem_, image_shape, batch_size, execution, m):
     shared = Shared(examples, mask, number, index, index, index)
     inputs = Inputs(Shape((2, batch_size), jnp.int32), Shape((2,), jnp.float32), number, key)
     stack = jax.tree.map(lambda leaf: Shape((m, *leaf.shape), leaf.dtype), (state, inputs))
-    fn, slots = members.bind(train_steps, problem_), Shape((m,), jnp.int32)
+    fn, slots = executors.bind(train_steps, problem_), Shape((m,), jnp.int32)
     if execution == "map":
-        lowered = members._mapped.lower(fn, shared, *stack, slots, index, index)
+        lowered = executors._mapped.lower(fn, shared, *stack, slots, index, index)
     else:
-        lowered = members._batched.lower(fn, shared, *stack, slots)
+        lowered = executors._batched.lower(fn, shared, *stack, slots)
     found = lowered.compile().memory_analysis()
     total = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return total + found.temp_size_in_bytes - memory.n_bytes(examples)
@@ -64,7 +65,7 @@ SLOW_CASES = [
     [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
 )
 def test_the_estimate_is_near_what_xla_sets_aside(arch, image_shape, batch_size, execution, m):
-    own = problem(arch, image_shape, conv=members.convolution(execution))
+    own = problem(arch, image_shape, conv=executors.convolution(execution))
     member = memory.footprint(own, image_shape, batch_size, "cpu")
     found = memory.estimate(execution, m, member) / compiled_bytes(own, image_shape, batch_size, execution, m)
     # XLA shares buffers in ways that no estimate foresees; what is used of the free memory leaves room for 20 %.

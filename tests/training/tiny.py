@@ -11,7 +11,7 @@ from flax import linen as nn
 from ssoup_jax import models, trees
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import Transform
-from ssoup_jax.data.batches import Resident, resident
+from ssoup_jax.data.feeds import Resident, resident
 from ssoup_jax.models.layers import Linear, Network, flatten
 from ssoup_jax.pruning.prunable import full_mask, is_prunable
 from ssoup_jax.training import loop, optimizer

@@ -1,0 +1,289 @@
+"""Image data sets of TensorFlow Datasets, read without TensorFlow."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ssoup_jax.data.dataset import Encoded, Split
+from ssoup_jax.data.sources import cache, prepare
+from ssoup_jax.errors import RunError, SettingsError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+# Records are read and decoded this many at a time: one by one takes more than twice as long.
+BLOCK = 1000
+_NAME = re.compile(r"\w+([:/][\w.+-]+)?", re.ASCII)
+
+
+def parse(reference: str) -> str:
+    """Normalises what follows `tfds:` in the name of a data set.
+
+    Args:
+        reference: `NAME`, `NAME:CONFIG` or `NAME/CONFIG`.
+
+    Returns:
+        `NAME` or `NAME/CONFIG`.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    if not _NAME.fullmatch(reference):
+        raise SettingsError(f"dataset: found 'tfds:{reference}'; allowed: tfds:NAME or tfds:NAME:CONFIG")
+    return reference.replace(":", "/")
+
+
+def read(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split, Split]:
+    """Reads a data set, preparing it first where that is still to be done.
+
+    Images of one size are read into memory, and a decoded copy of them is left beside the data set for the next time.
+    Images that have no one size stay encoded, and only a copy of their labels is left.
+
+    Args:
+        reference: as for `parse`.
+        data_dir: where TFDS keeps its data sets; None: TFDS's own default.
+        download: whether archives that are not on disk may be fetched.
+
+    Returns:
+        The number of classes, the images of its split `train`, and those of `test` or, where that is missing or has no
+        labels, of `validation`.
+
+    Raises:
+        SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
+    """
+    with _opened(reference, data_dir, download) as (builder, features):
+        names = _test_splits(builder)
+        if "train" not in builder.info.splits or not names:
+            has = ", ".join(builder.info.splits)
+            raise SettingsError(f"found splits {has}; needed: train, and test or validation")
+        return features.n_classes, _read_split(builder, "train", features), _read_test_split(builder, names, features)
+
+
+def read_test(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split]:
+    """Reads the test images of a data set, which need not have any others; as `read` in all else.
+
+    Args:
+        reference: as for `parse`.
+        data_dir: where TFDS keeps its data sets; None: TFDS's own default.
+        download: whether archives that are not on disk may be fetched.
+
+    Returns:
+        The number of classes, and the images of its split `test` or `validation`.
+
+    Raises:
+        SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
+    """
+    with _opened(reference, data_dir, download) as (builder, features):
+        names = _test_splits(builder)
+        if not names:
+            raise SettingsError(f"found splits {', '.join(builder.info.splits)}; needed: test or validation")
+        return features.n_classes, _read_test_split(builder, names, features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The encoded images in a split's records; meets `dataset.Files`.
+
+    Attributes:
+        folder: where the prepared data set is.
+        split: its split.
+        image: the image's name in a record.
+        fingerprint: hash of the data set's name and version and of the split's sizes.
+    """
+
+    folder: str
+    split: str
+    image: str
+    fingerprint: str
+    # By process: one that was forked must not read from what its parent opened.
+    _sources: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def read(self, index: int) -> bytes:
+        """Returns an image as it is stored.
+
+        Raises:
+            RunError: the record cannot be read.
+        """
+        try:
+            source = self._sources.get(os.getpid())
+            if source is None:  # for two threads at once, too: the later one's then serves all
+                source = self._sources[os.getpid()] = self._open()
+            return bytes(source[int(index)][self.image])
+        except Exception as error:  # what the libraries raise has no common class
+            raise RunError(f"{self.describe(index)}: cannot be read ({_line(error)})") from error
+
+    def describe(self, index: int) -> str:
+        """Returns the record's number, split and data set."""
+        return f"record {index} of split {self.split} in {self.folder}"
+
+    def _open(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return _source(tfds.builder_from_directory(self.folder), self.split, self.image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_sources": {}}
+
+
+class _Features(NamedTuple):
+    """Names of the image and the label in a record, number of classes, and whether all images have one size."""
+
+    image: str
+    label: str
+    n_classes: int
+    one_size: bool
+
+
+@contextlib.contextmanager
+def _opened(reference: str, data_dir: str | None, download: bool) -> Iterator[tuple["DatasetBuilder", _Features]]:
+    """Opens a prepared data set; errors within begin with its name."""
+    name = parse(reference)
+    with _blame(f"dataset: tfds:{name}"):
+        builder = _builder(name, data_dir)
+        features = _features(builder)
+        if not builder.is_prepared():
+            prepare.prepare(builder, download)
+            builder = _builder(name, data_dir)
+        yield builder, features
+
+
+@contextlib.contextmanager
+def _blame(what: str) -> Iterator[None]:
+    """Puts whatever the libraries raise into one line that begins with `what`; they have no common class of errors."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{what}: {error}") from error.__cause__
+    except Exception as error:
+        raise SettingsError(f"{what}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400, placeholder=' ...')}"
+
+
+def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
+    import tensorflow_datasets as tfds  # seconds to import, for these data sets only
+
+    try:
+        return tfds.builder(name, data_dir=None if data_dir is None else str(Path(data_dir).expanduser()))
+    except tfds.core.DatasetNotFoundError as error:
+        near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(with_community_datasets=False))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise SettingsError(f"TFDS knows no such data set{hint}") from error
+
+
+def _features(builder: "DatasetBuilder") -> _Features:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ()
+    kinds = [type(features[key]) for key in keys if isinstance(key, str)]
+    if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
+        raise SettingsError("not a data set of images with one class label each")
+    image, label = keys
+    if features[image].np_dtype != np.uint8:
+        raise SettingsError(f"images have dtype {np.dtype(features[image].np_dtype)}; allowed: uint8")
+    return _Features(image, label, features[label].num_classes, None not in features[image].shape)
+
+
+def _test_splits(builder: "DatasetBuilder") -> list[str]:
+    return [split for split in ("test", "validation") if split in builder.info.splits]
+
+
+def _read_test_split(builder: "DatasetBuilder", names: list[str], features: _Features) -> Split:
+    *others, last = names
+    for name in others:
+        split = _read_split(builder, name, features)
+        # Where test labels are kept secret, as ImageNet's are, TFDS writes -1.
+        if split.labels.max() >= 0:
+            return split
+    return _read_split(builder, last, features)
+
+
+def _read_split(builder: "DatasetBuilder", split: str, features: _Features) -> Split:
+    with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
+        identity = _identity(builder, split)
+        stamp = _stamp(builder, split)
+    make = _arrays if features.one_size else _labels
+    arrays = cache.through(
+        Path(builder.data_path) / f"ssoup_jax-{split}.arrays",
+        hashlib.sha256(f"{make.__name__} {features} {identity} {stamp}".encode()).hexdigest(),
+        lambda: make(builder, split, features),
+    )
+    if features.one_size:
+        return Split(arrays["images"], arrays["labels"])
+    records = Records(str(builder.data_path), split, features.image, hashlib.sha256(identity.encode()).hexdigest())
+    return Split(Encoded(records, np.arange(len(arrays["labels"]))), arrays["labels"])
+
+
+def _identity(builder: "DatasetBuilder", split: str) -> str:
+    """Describes a split by what is the same wherever it lies."""
+    info = builder.info
+    sizes = [os.path.getsize(path) for path in info.splits[split].filepaths]
+    return f"{info.full_name} {split} {info.splits[split].num_examples} {sizes}"
+
+
+def _stamp(builder: "DatasetBuilder", split: str) -> str:
+    """Describes the files that a split is read from, so that any change to them shows."""
+    paths = builder.info.splits[split].filepaths
+    described = [(Path(builder.data_path) / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+    return f"{described} {[(path.name, os.stat(path).st_mtime_ns) for path in paths]}"
+
+
+def _source(builder: "DatasetBuilder", split: str, *encoded: str) -> Any:
+    """Opens a split's records; the features named `encoded` are not decoded."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded} or None)
+    except NotImplementedError as error:
+        has = builder.info.file_format.value
+        hint = "allowed: array_record; remove it or set data_dir to another folder to have it prepared as that"
+        raise SettingsError(f"{builder.data_path} was prepared as {has}; {hint}") from error
+
+
+def _arrays(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
+    """Reads and decodes a split."""
+    source = _source(builder, split)
+    n = len(source)
+    images, labels = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int32)
+    for position, record in enumerate(_records(source, builder, split)):
+        image = record[features.image]
+        if position == 0:
+            images = np.empty((n, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            shapes = f"{images.shape[1:]} and {image.shape}"
+            raise SettingsError(f"images of split {split} have different shapes, such as {shapes}; allowed: one")
+        images[position], labels[position] = image, record[features.label]
+    return {"images": images, "labels": labels}
+
+
+def _labels(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
+    """Reads a split's labels, for which all of its records are read but no image is decoded."""
+    source = _source(builder, split, features.image)
+    labels = (record[features.label] for record in _records(source, builder, split))
+    return {"labels": np.fromiter(labels, np.int32, len(source))}
+
+
+def _records(source: Any, builder: "DatasetBuilder", split: str) -> Iterator[dict[str, Any]]:
+    """Yields a split's records in order."""
+    for start in range(0, len(source), BLOCK):
+        block = range(start, min(start + BLOCK, len(source)))
+        try:
+            yield from source.__getitems__(list(block))
+        except Exception:
+            for index in block:
+                where = f"record {index} of split {split}"
+                with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again: {where}"):
+                    source[index]
+            raise
