@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.stack.test_executors import block, cheap, grow
 
 from ssoup_jax import trees
 from ssoup_jax.stack import executors, mesh
+from tests.stack.test_executors import block, cheap, grow
 from tests.training import tiny
 
 N_DEVICES = 4
