@@ -1,7 +1,8 @@
 """Runs an experiment: `python launch.py --config configs/digits_sms.py [--config.KEY=VALUE ...] [--workdir runs]`.
 
-Exit codes: 0 done, 1 failed in the middle (finished stages are intact), 2 a setting or input cannot work, 130 and 143
-stopped by Ctrl-C or SIGTERM, after a checkpoint; the second such signal stops at once.
+Exit codes: 0 done, 1 failed in the middle (finished stages are intact), 2 a setting or input cannot work, 128 + n
+stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpoint, elsewhere at once. A second signal
+stops at once.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from ml_collections import config_flags
 from configs import base
 from ssoup_jax import devices
 from ssoup_jax.errors import SettingsError, UserError, unknown
+from ssoup_jax.experiment.stop import Stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
@@ -66,26 +68,25 @@ def leave(error: UserError) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Flags to settings, settings to a run; the only place that exits."""
+    """Flags to settings, settings to a run; exits where it fails."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    devices.configure()
-    try:
-        # JAX starts with these imports, so they follow its flags.
+    # Before these imports, which take seconds.
+    with Stop() as stop:
         from ssoup_jax.config import make_settings
-        from ssoup_jax.experiment import stop
         from ssoup_jax.experiment.run import run
         from ssoup_jax.report.console import Console
 
-        workdir = Path(_WORKDIR.value)
-        devices.keep_compiled_programs(workdir / "compiled")
-        with stop.Preemption() as asked:
-            run(make_settings(_CONFIG.value), workdir, Console(), asked)
-    except UserError as error:
-        leave(error)
-    except KeyboardInterrupt as stopped:  # always a `Stopped`
-        print(stopped, file=sys.stderr)
-        stop.leave(stopped.exit_code)
+        try:
+            console = Console()
+            for line in devices.configure():
+                console.line(line)
+            devices.keep_compiled_programs()
+            settings = make_settings(_CONFIG.value)
+            stop.listen(settings.signals)
+            run(settings, Path(_WORKDIR.value), console, stop)
+        except UserError as error:
+            leave(error)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,10 @@ from benchmarks.stacked import retrain
 from ssoup_jax import devices, models
 from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, augment
 from ssoup_jax.data.dataset import Dataset, Encoded, Split
+from ssoup_jax.data.pictures import AS_PILLOW
 from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.data.views import View
-from ssoup_jax.pruning.prunable import full_mask
-from ssoup_jax.stack import executors
-from ssoup_jax.training.state import Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.training.classify import Classifier
 
 CIFAR = TRANSFORMS["cifar100"]
 BATCH_SIZE = 32
@@ -39,6 +37,7 @@ class Photos:
     """JPEGs of 500 x 375 pixels in memory, a few of them over and over."""
 
     fingerprint = ""
+    rules = AS_PILLOW
 
     def __init__(self, n_different: int):
         random = np.random.default_rng(0)
@@ -130,15 +129,14 @@ def waiting(
     """Returns seconds waited and seconds in all of each round's epoch of training, for each number of workers."""
     view = View(size, round(size * 8 / 7))
     dataset = photos(files, n_images, view)
-    execution = executors.resolve("auto")
-    model = models.build(arch, dataset.n_classes, dataset.image_shape, conv=executors.convolution(execution))
-    variables = jax.device_get(Variables(*models.init(model, jax.random.key(0), dataset.image_shape)))
+    model = models.build(arch, dataset.n_classes, dataset.image_shape)
+    classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    variables = jax.device_get(jax.jit(classifier.init)(jax.random.key(0)))
     keys = jax.numpy.stack([jax.random.key(1)] * m)
 
     def train(count: int) -> tuple[float, float]:
         feed = Streaming(dataset, view, workers=count, steps_per_block=2, skip_undecodable=False)
-        mask = full_mask(variables.params)
-        seconds = retrain(Problem(model, dataset.transform), feed, variables, mask, keys, 1, BATCH_SIZE, execution)
+        seconds = retrain(classifier, feed, variables, keys, 1, BATCH_SIZE, "auto")
         return feed.waited_seconds, seconds
 
     train(workers[-1])  # compiles

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from benchmarks import peers
 from ssoup_jax.config import Settings
 from ssoup_jax.data.dataset import Dataset
-from ssoup_jax.pruning.selectors import phase_amount
+from ssoup_jax.pruning.allocation import phase_amount
 from ssoup_jax.schedules import pretrain, retrain
 from tests.interop import twins
 

@@ -15,29 +15,38 @@ from benchmarks import machine
 from ssoup_jax import devices, models, trees
 from ssoup_jax.data import sources
 from ssoup_jax.data.feeds import n_batches, resident
-from ssoup_jax.pruning.prunable import full_mask
-from ssoup_jax.stack import executors
-from ssoup_jax.training import loop, optimizer
-from ssoup_jax.training.state import TrainState, Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.pruning.masks import full_mask
+from ssoup_jax.stack import names
+from ssoup_jax.training import classify, loop, step
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.hyper import Hyper
+from ssoup_jax.trees import PyTree
 
 
-def retrain(problem, feed, variables, mask, keys, n_epochs, batch_size, execution) -> float:
-    """Retrains a stack of as many members as there are keys; returns the seconds it took."""
-    stack = trees.stack([variables] * len(keys))
-    n_steps = n_epochs * n_batches(len(feed.labels["train"]), batch_size)
-    recipe = loop.Recipe(
-        learning_rates=[np.linspace(0.1, 0, n_steps, endpoint=False)] * len(keys),
-        weight_decays=[1e-4] * len(keys),
+def executor(execution: str, params: PyTree, m: int) -> str:
+    """Returns the full name of the executor that a setting means for m members."""
+    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    return names.rule(execution, jax.default_backend(), len(jax.devices()), convolutional, m)
+
+
+def retrain(classifier, feed, variables, keys, n_epochs, batch_size, execution) -> float:
+    """Retrains a stack of as many members as there are keys, nothing pruned; returns the seconds it took."""
+    m, task = len(keys), classify.task(classifier)
+    n_steps = n_epochs * n_batches(feed.sizes["train"], batch_size)
+    hyper = Hyper(
+        values={
+            "learning_rate": np.tile(np.linspace(0.1, 0, n_steps, endpoint=False), (m, 1)),
+            "weight_decay": np.full(m, 1e-4),
+            "momentum": np.full(m, 0.9),
+        },
+        n_steps=np.full(m, n_steps),
         keys=keys,
-        momentum=0.9,
-        batch_size=batch_size,
-        names=[f"member {i}" for i in range(len(keys))],
+        names=[f"member {i}" for i in range(m)],
     )
     started = time.perf_counter()
-    state = TrainState(stack, optimizer.init(stack.params))
-    state, *_ = loop.train(problem, feed, state, mask, recipe, execution)
-    jax.block_until_ready(state)
+    state = step.init(task, hyper.values, trees.stack([variables] * m), full_mask(variables.params))
+    trained = loop.train(task, feed, state, hyper, batch_size, executor(execution, variables.params, m))
+    jax.block_until_ready(trained.state)
     return time.perf_counter() - started
 
 
@@ -55,23 +64,14 @@ def main() -> None:
 
     dataset = sources.load("digits")
     feed = resident(dataset)
-    execution = executors.resolve(options.execution)
-    model = models.build(options.arch, dataset.n_classes, dataset.image_shape, conv=executors.convolution(execution))
-    problem = Problem(model, dataset.transform)
-    variables = jax.device_get(Variables(*models.init(model, jax.random.key(0), dataset.image_shape)))
+    model = models.build(options.arch, dataset.n_classes, dataset.image_shape)
+    classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    variables = jax.device_get(jax.jit(classifier.init)(jax.random.key(0)))
+    execution = executor(options.execution, variables.params, options.members)
     keys = jax.random.split(jax.random.key(1), options.members)
 
     def run(stack_keys):
-        return retrain(
-            problem,
-            feed,
-            variables,
-            full_mask(variables.params),
-            stack_keys,
-            options.epochs,
-            options.batch_size,
-            execution,
-        )
+        return retrain(classifier, feed, variables, stack_keys, options.epochs, options.batch_size, options.execution)
 
     cold = {"stacked": run(keys), "one": run(keys[:1])}
     times = {"stacked": [], "in turn": []}

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ssoup_jax import devices
-from ssoup_jax.stack import executors
 
 # PyTorch needs room beside JAX, which would otherwise take most of a GPU's memory at its start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -32,10 +31,11 @@ from ssoup_jax import models, trees
 from ssoup_jax.data.augment import TRANSFORMS
 from ssoup_jax.data.feeds import Examples
 from ssoup_jax.metrics import layer_multiply_adds
-from ssoup_jax.pruning.prunable import full_mask
-from ssoup_jax.training import optimizer
-from ssoup_jax.training.state import TrainState, Variables
-from ssoup_jax.training.step import Inputs, Problem, Shared, train_steps
+from ssoup_jax.pruning.masks import full_mask
+from ssoup_jax.stack import executors, memory, names
+from ssoup_jax.training import classify
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.step import Inputs, Shared, init, train_steps
 
 N_CLASSES, IMAGE_SHAPE, N_IMAGES = 10, (32, 32, 3), 2048
 TRANSFORM = TRANSFORMS["cifar10"]
@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "quick": {
         "archs": ["ResNet8"],
         "members": [1, 3],
-        "executions": ["map", "unroll"],
+        "executions": ["loop", "unroll"],
         "peers": ["loader", "eager"],
         "batch_size": 64,
         "dtype": "float32",
@@ -57,7 +57,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
         "archs": ["ResNet20", "ResNet8x4"],
         "members": [1, 3],
-        "executions": ["map", "unroll", "loop"],
+        "executions": ["loop", "map", "unroll"],
         "peers": list(peers.HOWS),
         "batch_size": 64,
         "dtype": "float32",
@@ -68,7 +68,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gpu": {
         "archs": ["ResNet20", "ResNet56", "ResNet18", "WideResNet20"],
         "members": [1, 3, 5, 10],
-        "executions": ["map", "vmap", "vmap:4", "unroll", "unroll:4", "loop"],
+        "executions": ["loop", "map", "vmap", "vmap:4", "unroll", "unroll:4"],
         "peers": list(peers.HOWS),
         "batch_size": 128,
         "dtype": "bfloat16",
@@ -134,54 +134,37 @@ def images(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def ours(arch: str, m: int, execution: str, batch_size: int, dtype: str) -> Contender:
     """Makes a stack of members that are trained by the package's own step."""
     # The networks that PyTorch trains here have no dropout either.
-    model = models.build(
-        arch,
-        N_CLASSES,
-        IMAGE_SHAPE,
-        dtype=jnp.dtype(dtype),
-        conv=executors.convolution(execution),
-        dropout=False,
-    )
-    problem = Problem(model, TRANSFORM)
-    fn = executors.bind(train_steps, problem)
-    params, batch_stats = jax.device_get(jax.jit(lambda key: models.init(model, key, IMAGE_SHAPE))(jax.random.key(0)))
+    model = models.build(arch, N_CLASSES, IMAGE_SHAPE, dtype=jnp.dtype(dtype), dropout=False)
+    classifier = Classifier(model, TRANSFORM, IMAGE_SHAPE)
+    task = classify.task(classifier)
+    fn = executors.bind(train_steps, task)
+    variables = jax.device_get(jax.jit(classifier.init)(jax.random.key(0)))
     random = np.random.default_rng(1)
-    mask = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, full_mask(params))
-    stack = jax.device_put(trees.stack([Variables(params, batch_stats)] * m))
-    state = TrainState(stack, optimizer.init(stack.params))
-    inputs = jax.device_put(
-        Inputs(
-            batches=random.integers(0, N_IMAGES, (m, N_BATCHES, batch_size)).astype(np.int32),
-            learning_rates=np.full((m, N_BATCHES), 0.01, np.float32),
-            weight_decay=np.full(m, 1e-4, np.float32),
-            key=jax.random.split(jax.random.key(1), m),
-        )
+    mask = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, full_mask(variables.params))
+    inputs = Inputs(
+        batches=random.integers(0, N_IMAGES, (m, N_BATCHES, batch_size)).astype(np.int32),
+        constants={"weight_decay": np.full(m, 1e-4, np.float32), "momentum": np.full(m, 0.9, np.float32)},
+        schedules={"learning_rate": np.full((m, N_BATCHES), 0.01, np.float32)},
+        key=jax.device_get(jax.random.key_data(jax.random.split(jax.random.key(1), m))),
     )
-    examples, mask = executors.place(execution, jax.device_put((Examples(*images()), mask)))
+    start = init(task, [*inputs.constants, *inputs.schedules], trees.stack([variables] * m), mask)
+    pixels, labels = images()
+    examples = executors.place(execution, Examples(pixels.reshape(N_IMAGES, -1), labels))
+    state, inputs = executors.hold(execution, start), executors.hold(execution, inputs)
+
+    def shared(count: int) -> Shared:
+        return Shared(examples, *jax.device_put(tuple(np.array([0, 0, count], np.int32))))
 
     def steps(count: int) -> None:
         nonlocal state
-        scalars = jax.device_put((np.float32(0.9), *np.array([0, 0, count], np.int32)))
-        state, figures = executors.run(execution, fn, Shared(examples, mask, *scalars), state, inputs)
+        state, figures = executors.run(execution, fn, shared(count), state, inputs)
         jax.device_get(figures)
 
-    before = _programs()
     started = time.perf_counter()
-    steps(0)
+    programs = executors.compiled(execution, fn, shared(0), state, inputs)
     seconds = time.perf_counter() - started
-    peak = max((_peak_bytes(program) for name, program in _programs().items() if name not in before), default=None)
+    peak = memory.n_bytes((start, examples)) + max(map(memory.beyond_arguments, programs))
     return Contender(execution, f"ours, `{execution}`", m, steps, seconds, peak)
-
-
-def _programs() -> dict[int, Any]:
-    return {id(program): program for program in jax.devices()[0].client.live_executables()}
-
-
-def _peak_bytes(program: Any) -> int:
-    stats = program.get_compiled_memory_stats()
-    # What is donated is counted with the arguments and with the results.
-    kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    return kept + stats.temp_size_in_bytes
 
 
 def theirs(how: str, arch: str, batch_size: int, dtype: str, device: str) -> Contender:
@@ -275,8 +258,8 @@ def table(found: list[dict[str, Any]], options: argparse.Namespace, peak: float,
         f"{about['torch_threads']} for PyTorch {about['torch']}; load {about['load']:.1f} at the start. "
         f"Largest matrix multiplication: {peak / 1e9:.0f} GFLOP/s.\n\n{text}\n"
         "PyTorch trains members one after another: a member's time is the same for every m. "
-        "Peak memory: of ours, the program's arguments, results and temporaries, images included; PyTorch on a CPU "
-        "does not tell.\n"
+        "Peak memory: of ours, the stack, the images and what the program takes beyond them; PyTorch on a CPU does not "
+        "tell.\n"
         + ("The set is limited to what a CPU finishes in some minutes; `--help` names what else there is.\n" * limited)
         + "".join(f"{note}\n" for note in notes)
     )
@@ -288,7 +271,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small network, under two minutes on two cores")
     parser.add_argument("--archs", nargs="+", help="names as for --config.arch")
     parser.add_argument("--members", nargs="+", type=int)
-    parser.add_argument("--executions", nargs="+", help="executors: " + ", ".join(executors.FORMS))
+    parser.add_argument("--executions", nargs="+", help="executors: " + ", ".join(names.FORMS))
     parser.add_argument("--peers", nargs="*", choices=peers.HOWS)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))

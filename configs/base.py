@@ -17,18 +17,31 @@ def get_config() -> ConfigDict:
     config.phase = 1  # which phase 'IMP' and 'Ensemble' run alone; 1 .. n_phases
 
     # Data and model.
-    config.dataset = "digits"  # 'digits', 'npz:PATH', 'folder:PATH' (images in train/CLASS/ and val/CLASS/),
+    config.dataset = "digits"  # 'digits', 'npz:PATH', 'idx:FOLDER' (the four files of MNIST and its relatives),
+    #   'folder:PATH' (images in train/CLASS/ and test/CLASS/ or val/CLASS/), all of docs/data.md,
     #   'tfds:NAME[:CONFIG]', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', 'imagenet2012'
     config.data_dir = placeholder(str)  # where TFDS keeps its data sets; None: TFDS's own default
     config.data = ConfigDict()
     config.data.download = True  # whether what is missing in data_dir may be fetched from the network
+    config.data.verify = True  # False: take an archive whose checksum is not the published one, as other data
+    config.data.follow_links = False  # whether links in a folder of images may lead anywhere on its own file system
+    config.data.layout = placeholder(str)  # of the arrays of npz and idx: 'NHWC', 'NCHW'; None: refuse what looks NCHW
+    config.data.n_classes = placeholder(int)  # None: as many as the data say, for npz and idx the largest label + 1
     config.data.on_device = placeholder(bool)  # whether all images stay on the device; None: if they fit
     config.data.image_size = 224  # pixels to a side that images of different sizes are cropped to
     config.data.workers = placeholder(int)  # threads that decode streamed images; 0: none; None: as many as cores
     config.data.skip_undecodable = False  # True: replace an image that cannot be decoded, and count it; False: stop
+    config.data.pad = placeholder(int)  # black pixels around a training image before a random crop; this and the
+    #   following: None: by the data set's name, which for all but CIFAR and pictures of many sizes is nothing
+    config.data.flip = placeholder(bool)  # whether training images are mirrored at random
+    config.data.rotate_degrees = placeholder(float)  # largest rotation of training images; in [0, 180]
+    config.data.mean = placeholder(tuple)  # subtracted from pixels in [0, 1]; one for all channels or one for each
+    config.data.std = placeholder(tuple)  # what is left is divided by it; likewise
     config.ood = "default"  # corrupted test images to evaluate on as well: a list such as
     #   'gaussian_noise:3, computed:brightness:5'; 'all', 'all:3', 'computed:all', 'computed:all:3'; 'default': what the
     #   reference does, where they are to be had; None: none. Does not change what is trained
+    config.evaluate_train = placeholder(bool)  # whether finished models are scored on the training split as well;
+    #   None: if all images stay on the device. Does not change what is trained; what is finished keeps its figures
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
     config.init_from = placeholder(str)  # PyTorch file (.safetensors, .pt, .pth) to take as the dense model, which is
@@ -50,6 +63,9 @@ def get_config() -> ConfigDict:
     config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1)
     config.n_phases = 2  # prune-retrain-soup cycles that reach it; integer >= 1
     config.pruning_selector = "global"  # 'global': smallest magnitudes of all; 'uniform': of each layer; 'random'
+    config.prune_only = placeholder(str)  # the weights to prune: patterns over their names, such as
+    #   'layer1_*, fc/kernel'; what is left out neither loses weights nor counts for the goal; None: all
+    config.prune_except = placeholder(str)  # the weights not to prune, by patterns as above; None: none
 
     # Retraining.
     config.n_epochs_per_phase = 5  # epochs; integer >= 0
@@ -71,8 +87,11 @@ def get_config() -> ConfigDict:
     # How it runs; does not change what is computed beyond rounding.
     config.on_divergence = "exclude"  # a member whose loss or weights are not finite: 'exclude' it, or 'fail'
     config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
+    config.stop_signals = placeholder(str)  # what else asks the run to stop, besides SIGTERM, SIGINT and SIGHUP: names
+    #   such as 'SIGUSR1, SIGXCPU' (or SIGUSR2), as a scheduler sends before a limit; None: nothing else
     config.execution = "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most
-    #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': measured, where it can pay
+    #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': by a rule of backend,
+    #   network and m; 'measured': the fastest of all as measured at a stage's start
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

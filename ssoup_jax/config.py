@@ -1,17 +1,20 @@
 """Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
 
+import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssoup_jax import models, soups, splits
-from ssoup_jax.data import ood, sources
+from ssoup_jax import models, soups, variants
+from ssoup_jax.data import arrays, ood, sources
 from ssoup_jax.errors import SettingsError, unknown
-from ssoup_jax.pruning import selectors
+from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.schedules import grammar, retrain
-from ssoup_jax.stack import executors
+from ssoup_jax.stack import names
 from ssoup_jax.training import interval, loop, recalibrate
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -19,18 +22,33 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "optimizer": ("SGD",),
     "pruning_selector": tuple(selectors.SELECTORS),
     "retrain_schedule": retrain.NAMES,
-    "ensemble_by": splits.ENSEMBLE_BY,
-    "ensemble_method": (*soups.METHODS, None),
+    "ensemble_by": tuple(variants.VARIANTS),
+    "ensemble_method": (*soups.SOUPS, None),
     "greedy_metric": ("accuracy", "macro_accuracy"),
     "bn_recalibration": (*recalibrate.METHODS, None),
     "on_divergence": loop.ON_DIVERGENCE,
 }
 
+_STOP_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+
+def _signals(text: str) -> tuple[str, ...]:
+    """Reads the names of `stop_signals`."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in _STOP_SIGNALS:
+            raise unknown("stop_signals", name, _STOP_SIGNALS)
+    return names
+
+
 _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
     "dataset": sources.check_name,
-    "execution": executors.check,
+    "execution": names.check,
     "checkpoint_every": interval.parse,
+    "stop_signals": _signals,
+    "prune_only": functools.partial(masks.read_patterns, "prune_only"),
+    "prune_except": functools.partial(masks.read_patterns, "prune_except"),
 }
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -50,10 +68,43 @@ class DataSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     download: bool
+    verify: bool
+    follow_links: bool
+    layout: str | None
+    n_classes: Annotated[int, Field(ge=2, le=arrays.MAX_CLASSES)] | None
     on_device: bool | None
     image_size: Annotated[int, Field(ge=8, le=1024)]
     workers: Annotated[int, Field(ge=0, le=1024)] | None
     skip_undecodable: bool
+    pad: Annotated[int, Field(ge=0, le=1024)] | None
+    flip: bool | None
+    rotate_degrees: Annotated[Number, Field(ge=0, le=180)] | None
+    mean: tuple[Number, ...] | None
+    std: tuple[Number, ...] | None
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value not in (*arrays.LAYOUTS, None):
+            raise unknown("data.layout", value, (*arrays.LAYOUTS, "None"))
+        return value
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """Takes a number, a list or text such as `0.5, 0.4` for a tuple."""
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return tuple(float(part) for part in value.strip("()[] ").rstrip(",").split(","))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    def options(self) -> sources.Options:
+        """Returns what `sources.load` needs to know."""
+        return sources.Options(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(sources.Options)}
+        )
 
 
 class Settings(BaseModel):
@@ -68,6 +119,7 @@ class Settings(BaseModel):
     data_dir: str | None
     data: DataSettings
     ood: str | None
+    evaluate_train: bool | None
     arch: str
     use_amp: bool
     init_from: str | None
@@ -81,6 +133,8 @@ class Settings(BaseModel):
     goal_sparsity: Annotated[Number, Field(gt=0, lt=1)]
     n_phases: Phases
     pruning_selector: str
+    prune_only: str | None
+    prune_except: str | None
     n_epochs_per_phase: EpochsOrZero
     retrain_schedule: str
     ensemble_by: str
@@ -94,6 +148,7 @@ class Settings(BaseModel):
     execution: str
     on_divergence: str
     checkpoint_every: str | None
+    stop_signals: str | None
     remat: bool
 
     @field_validator(*_CHOICES, mode="before")
@@ -124,7 +179,7 @@ class Settings(BaseModel):
                 f"n_epochs_warmup: found {self.n_epochs_warmup}; n_epochs={self.n_epochs} is not longer"
             )
         if self.strategy == "Ensemble" and self.ensemble_method is None:
-            allowed = ", ".join(soups.METHODS)
+            allowed = ", ".join(soups.SOUPS)
             raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
         ood.parse(self.ood, self.dataset)
         values = self.all_splits
@@ -137,41 +192,54 @@ class Settings(BaseModel):
         return self
 
     def _check_history(self) -> None:
-        if self.retrain_schedule != "LRW" or self.ensemble_by == "retrain_schedule":
-            return
-        longest = max(self.all_splits) if self.ensemble_by == "retrain_length" else self.n_epochs_per_phase
+        members = [self.retraining_of(value) for value in self.all_splits]
+        longest = max((own["n_epochs"] for own in members if own["schedule"] == "LRW"), default=0)
         if longest > self.n_epochs:
-            setting = "split_vals" if self.ensemble_by == "retrain_length" else "n_epochs_per_phase"
+            by_length = variants.VARIANTS[self.ensemble_by].sets == "n_epochs"
             raise SettingsError(
-                f"{setting}: found {longest}; retrain_schedule='LRW' repeats the end of the dense history, "
-                f"and n_epochs={self.n_epochs} is all there is"
+                f"{'split_vals' if by_length else 'n_epochs_per_phase'}: found {longest}; retrain_schedule='LRW' "
+                f"repeats the end of the dense history, and n_epochs={self.n_epochs} is all there is"
             )
+
+    def retraining_of(self, split_val: int | float) -> dict[str, Any]:
+        """Returns what a member's retraining depends on, its value in the place of what `ensemble_by` names."""
+        base = {
+            "seed": 0,
+            "weight_decay": self.weight_decay,
+            "n_epochs": self.n_epochs_per_phase,
+            "schedule": self.retrain_schedule,
+            "peak": None,
+        }
+        return variants.apply(self.ensemble_by, split_val, base)
 
     @property
     def all_splits(self) -> tuple[int | float, ...]:
         """The values of all members of a stage, complete and typed."""
-        own = {
-            "pruned_seed": 0,
-            "weight_decay": self.weight_decay,
-            "retrain_length": max(1, self.n_epochs_per_phase),
-            "retrain_schedule": None,
-        }
-        default, count = own[self.ensemble_by], self.n_splits_total
+        variant = variants.VARIANTS[self.ensemble_by]
+        default, count = variant.own(self), self.n_splits_total
         if self.split_val is not None:
-            # A member alone needs no other member's value; seeds are known from their number.
-            default, count = self.selected_splits[0], count if self.ensemble_by == "pruned_seed" else None
-        return splits.complete(self.ensemble_by, self.split_vals, count, default)
+            # A member alone needs no other member's value; those that are counted are known from their number.
+            default, count = self.selected_splits[0], count if variant.counted else None
+        return variants.complete(self.ensemble_by, self.split_vals, count, default)
 
     @property
     def selected_splits(self) -> tuple[int | float, ...]:
         """The values of the members that this launch retrains: all, or the one of `split_val`."""
         if self.split_val is None:
             return self.all_splits
-        return (splits.check("split_val", self.split_val, self.ensemble_by),)
+        return (variants.check("split_val", self.split_val, self.ensemble_by),)
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of `stop_signals`, which ask for a stop besides those that always do."""
+        return () if self.stop_signals is None else _signals(self.stop_signals)
 
     def record(self) -> dict[str, Any]:
         """Returns the settings as plain values for JSON, with the members' values complete."""
-        return self.model_dump() | {"split_vals": list(self.all_splits), "n_splits_total": len(self.all_splits)}
+        return self.model_dump(mode="json") | {
+            "split_vals": list(self.all_splits),
+            "n_splits_total": len(self.all_splits),
+        }
 
 
 def make_settings(config: Mapping[str, Any]) -> Settings:

@@ -1,9 +1,11 @@
 """The two errors a user sees as one line; `launch.py` turns them into exit codes."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _LONGEST = 950  # characters
+_SYSTEM = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error")
 
 
 class UserError(Exception):
@@ -29,13 +31,14 @@ class RunError(UserError):
     exit_code = 1
 
 
-def unknown(setting: str, found: object, allowed: Iterable[str]) -> SettingsError:
+def unknown(setting: str, found: object, allowed: Iterable[str], nearest: str | None = None) -> SettingsError:
     """Builds the error for a value outside a list of names, with the nearest allowed name.
 
     Args:
         setting: what the value was given for, such as `'arch'`.
         found: the value that was given.
         allowed: every name that would have been accepted.
+        nearest: what was probably meant; None: the allowed name that is spelt most alike, if one is.
 
     Returns:
         The error, ready to be raised.
@@ -43,5 +46,27 @@ def unknown(setting: str, found: object, allowed: Iterable[str]) -> SettingsErro
     allowed = list(allowed)
     by_lower = {name.lower(): name for name in allowed}
     close = difflib.get_close_matches(str(found).lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+    nearest = nearest or (by_lower[close[0]] if close else None)
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     return SettingsError(f"{setting}: unknown value {found!r}; allowed: {', '.join(allowed)}{hint}")
+
+
+def one_line(error: BaseException | str, longest: int = 400) -> str:
+    """Spells what somebody else's error says in one line, for a place inside ours.
+
+    Args:
+        error: the error, or a part of what it says.
+        longest: characters, of which the first are kept.
+
+    Returns:
+        The line: of an error of the system its own words and the file, of one that says nothing its type.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    # Libraries wrap the system's own words in many of theirs.
+    if found := _SYSTEM.search(str(error)):
+        return found[0]
+    line = " ".join(str(error).split())
+    if not line:
+        return "" if isinstance(error, str) else type(error).__name__
+    return line if len(line) <= longest else f"{line[:longest]} ..."

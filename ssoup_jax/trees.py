@@ -1,10 +1,8 @@
-"""The few pytree verbs everybody uses: stack, unstack, mean, norm, dot."""
+"""The few pytree verbs everybody uses: stack, unstack, mean."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 PyTree = jax.typing.ArrayLike | dict | list | tuple
@@ -34,29 +32,12 @@ def unstack(stacked: PyTree) -> list[PyTree]:
 
 def stack_size(stacked: PyTree) -> int:
     """Returns m, the length of the leading axis that every leaf of a stack shares."""
-    return jax.tree.leaves(stacked)[0].shape[0]
+    return len(jax.tree.leaves(stacked)[0])
 
 
 def mean(stacked: PyTree) -> PyTree:
     """Averages a stack over its leading axis, leaf by leaf: `[m, ...]` to `[...]`; host arrays stay on the host."""
     return jax.tree.map(lambda leaf: leaf.__array_namespace__().mean(leaf, axis=0), stacked)
-
-
-def subtract(a: PyTree, b: PyTree) -> PyTree:
-    """Returns `a - b`, leaf by leaf."""
-    return jax.tree.map(jnp.subtract, a, b)
-
-
-def dot(a: PyTree, b: PyTree) -> jax.Array:
-    """Returns the float32 inner product of two trees of one structure, over all leaves."""
-    # Accelerators would otherwise multiply in bfloat16 or TF32.
-    exact = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-    return sum(jax.tree.leaves(jax.tree.map(exact, a, b)))
-
-
-def norm(tree: PyTree) -> jax.Array:
-    """Returns the Euclidean norm over all leaves."""
-    return jnp.sqrt(dot(tree, tree))
 
 
 def path_name(path: tuple) -> str:

@@ -17,7 +17,7 @@ from ssoup_jax.config import DataSettings, Settings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.schedules import grammar
-from ssoup_jax.splits import ENSEMBLE_BY
+from ssoup_jax.variants import VARIANTS
 
 NAN, INF = math.nan, math.inf
 CONFIGS = {"base": base, "digits_sms": digits_sms}
@@ -158,8 +158,13 @@ WRONG_TYPE = [
     (("momentum", "weight_decay", "goal_sparsity"), ("0.5", True, None, (0.5,)), "number"),
     (("bn_recalibration_frac", "split_val"), ("0.5", True, (0.5,)), "number"),
     (("use_amp", "remat"), ("yes", 1, 0.0, None), "boolean"),
+    (("evaluate_train",), ("yes", 1, 0.0), "boolean"),
     (("arch", "dataset"), (3, None, ["x"]), "string"),
-    (("data_dir", "init_from", "ood", "checkpoint_every"), (3, True, ["x"]), "string"),
+    (
+        ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals"),
+        (3, True, ["x"]),
+        "string",
+    ),
     (("learning_rate",), (0.1, None, True), "(Linear, lr[, final])"),
     (("split_vals",), (5, "0,1", 0.5, {"a": 1}, {1, 2}), "tuple"),
 ]
@@ -168,11 +173,12 @@ NAMES = [
     ("optimizer", "sgd", "SGD", ("SGD",)),
     ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
     ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),
-    ("ensemble_by", "weight-decay", "weight_decay", ENSEMBLE_BY),
+    ("ensemble_by", "weight-decay", "weight_decay", VARIANTS),
     ("ensemble_method", "GreedySoups", "GreedySoup", ("UniformEnsembling", "GreedySoup", "None")),
     ("greedy_metric", "acuracy", "accuracy", ("accuracy", "macro_accuracy")),
     ("bn_recalibration", "Moving", "moving", ("moving", "exact", "None")),
     ("on_divergence", "exlude", "exclude", ("exclude", "fail")),
+    ("stop_signals", "SIGXCP", "SIGXCPU", ("SIGUSR1", "SIGUSR2", "SIGXCPU")),
     ("execution", "vmp", "vmap", ("auto", "map", "vmap", "unroll", "loop")),
     ("arch", "resnet20", "ResNet20", models.ARCHS),
     ("arch", "ResNet57", "ResNet56", ("ResNet<6n+2>",)),
@@ -217,9 +223,28 @@ def test_names_of_the_wrong_type(setting, value):
     assert error_of(**{setting: value}).startswith(f"{setting}: unknown value {value!r}; allowed: ")
 
 
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [(None, ()), ("SIGUSR1", ("SIGUSR1",)), (" SIGXCPU ,SIGUSR2", ("SIGXCPU", "SIGUSR2"))],
+)
+def test_signals_that_ask_for_a_stop(value, names):
+    assert settings(stop_signals=value).signals == names
+
+
+@pytest.mark.parametrize("value", ["", "SIGKILL", "SIGTERM", "SIGUSR1,", "SIGUSR1 SIGUSR2"])
+def test_other_signals_do_not(value):
+    assert error_of(stop_signals=value).startswith("stop_signals: unknown value ")
+
+
 @pytest.mark.parametrize("setting", ["strategy", "optimizer", "pruning_selector", "greedy_metric", "on_divergence"])
 def test_none_is_a_name_only_where_it_says_so(setting):
     assert error_of(**{setting: None}).startswith(f"{setting}: unknown value None; allowed: ")
+
+
+@pytest.mark.parametrize("setting", ["prune_only", "prune_except"])
+@pytest.mark.parametrize("value", ["", " ", ",", "fc/kernel,", "a,,b"])
+def test_malformed_patterns(setting, value):
+    assert error_of(**{setting: value}).startswith(f"{setting}: found {value!r}; allowed: patterns over parameter name")
 
 
 @pytest.mark.parametrize(
@@ -332,12 +357,34 @@ def test_settings_that_do_not_fit_together(changes, expected):
         ({"on_device": 1}, "data.on_device: found 1; "),
         ({"image_size": 4}, "data.image_size: found 4; input should be greater than or equal to 8"),
         ({"workers": -1}, "data.workers: found -1; "),
+        ({"layout": "nchw"}, "data.layout: unknown value 'nchw'; allowed: NHWC, NCHW, None; did you mean 'NCHW'?"),
+        ({"n_classes": 1}, "data.n_classes: found 1; input should be greater than or equal to 2"),
+        ({"pad": -1}, "data.pad: found -1; input should be greater than or equal to 0"),
+        ({"flip": 1}, "data.flip: found 1; input should be a valid boolean"),
+        ({"rotate_degrees": 181.0}, "data.rotate_degrees: found 181.0; "),
+        ({"mean": ("a", 0.5)}, "data.mean: found 'a'; input should be a valid number"),
+        ({"mean": "a, b"}, "data.mean: found 'a, b'; input should be a valid tuple"),
+        ({"std": (NAN,)}, "data.std: found nan; input should be a finite number"),
+        ({"verify": None}, "data.verify: found None; "),
         ({"worker": 1}, "setting: unknown value 'data.worker'; allowed: data.download, "),
         ({"worker": 1}, "did you mean 'data.workers'?"),
     ],
 )
 def test_settings_of_the_data(changes, expected):
     assert expected in error_of(data=dict(base.get_config().data) | changes)
+
+
+@pytest.mark.parametrize("given", [(0.5, 0.25), [0.5, 0.25], "0.5, 0.25", "(0.5, 0.25)", "[0.5, 0.25,]"])
+def test_numbers_of_channels_may_be_written_in_many_ways(given):
+    found = settings(data=dict(base.get_config().data) | {"mean": given})
+    assert found.data.mean == found.data.options().mean == (0.5, 0.25)
+    assert json.loads(json.dumps(found.record())) == found.record()
+
+
+def test_the_settings_of_the_data_are_the_options_of_their_sources():
+    options = settings().data.options()
+    assert options == sources.Options()
+    assert set(vars(options)) | {"on_device", "workers"} == set(DataSettings.model_fields)
 
 
 def test_names_that_do_not_compare_are_one_line():
@@ -399,11 +446,24 @@ def from_command_line(*overrides, config="base"):
         ("run_id=7", 7),
         ("ood=None", None),
         ("ood=computed:brightness:5", "computed:brightness:5"),
+        ("prune_only=layer1_*, fc/kernel", "layer1_*, fc/kernel"),
+        ("prune_except=fc/*", "fc/*"),
+        ("prune_except=None", None),
         ("checkpoint_every=None", None),
+        ("stop_signals=SIGUSR1,SIGXCPU", "SIGUSR1,SIGXCPU"),
         ("checkpoint_every=5 epochs", "5 epochs"),
         ("data.download=false", False),
         ("data.on_device=true", True),
         ("data.workers=3", 3),
+        ("data.layout=NCHW", "NCHW"),
+        ("data.layout=None", None),
+        ("data.verify=false", False),
+        ("data.pad=4", 4),
+        ("data.rotate_degrees=15", 15.0),
+        ("data.mean=(0.5, 0.25, 1)", (0.5, 0.25, 1.0)),
+        ("data.mean=0.5,0.25,0.75", (0.5, 0.25, 0.75)),
+        ("data.std=0.5", (0.5,)),
+        ("data.std=None", None),
     ],
 )
 def test_overrides_on_the_command_line(override, expected):

@@ -99,45 +99,6 @@ def test_the_mean_of_equal_members_of_a_power_of_two_is_exact(members):
     assert_same(trees.mean(trees.stack([members[0]] * 4)), members[0])
 
 
-def test_subtract():
-    a, b = {"x": jnp.float32([3, 5]), "y": [jnp.float32(1)]}, {"x": jnp.float32([1, -1]), "y": [jnp.float32(4)]}
-    assert_same(trees.subtract(a, b), {"x": np.float32([2, 6]), "y": [np.float32(-3)]})
-
-
-def test_dot_and_norm_by_hand():
-    a = {"x": jnp.float32([[1, 2], [3, 4]]), "y": [jnp.float32(2)]}
-    b = {"x": jnp.float32([[1, 0], [-1, 2]]), "y": [jnp.float32(-3)]}
-    assert trees.dot(a, b) == 1 - 3 + 8 - 6
-    assert trees.norm({"x": jnp.float32([[2, 4], [5, 6]]), "y": [jnp.float32(0)]}) == 9
-    assert trees.norm({"x": jnp.zeros((2, 2))}) == 0
-
-
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_dot_and_norm_are_float32_over_many_entries(transform, dtype):
-    random = np.random.default_rng(0)
-    a = {name: jnp.asarray(1 + 0.1 * random.standard_normal(100_003), dtype) for name in "xy"}
-    b = {name: jnp.asarray(1 + 0.1 * random.standard_normal(100_003), dtype) for name in "xy"}
-    exact = sum(np.dot(np.float64(a[name]), np.float64(b[name])) for name in a)
-    length = np.sqrt(sum(np.sum(np.float64(leaf) ** 2) for leaf in a.values()))
-    assert transform(trees.dot)(a, b).dtype == np.float32
-    # A naive float32 sum of 2e5 equal terms would be off by 1e-3; blocked sums stay near one rounding.
-    np.testing.assert_allclose(transform(trees.dot)(a, b), exact, rtol=2e-6)
-    np.testing.assert_allclose(transform(trees.norm)(a), length, rtol=2e-6)
-
-
-def test_norm_of_each_member_of_a_stack(members):
-    found = jax.vmap(trees.norm)(trees.stack(members))
-    # The batched sum may run in another order.
-    np.testing.assert_allclose(found, [trees.norm(tree) for tree in members], rtol=1e-6)
-
-
-@pytest.mark.parametrize("verb", [trees.subtract, trees.dot])
-def test_trees_of_different_structure_do_not_mix(verb, members):
-    with pytest.raises(ValueError, match="scales"):
-        verb(members[0], {"conv": members[1]["conv"]})
-
-
 def test_path_names():
     pair = namedtuple("Pair", "mean var")
     tree = {"conv_1": {"kernel": 0}, "list": [1, {"bias": 2}], "stats": pair(3, 4), 7: {"scale": 5}}

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssoup_jax.errors import SettingsError
+
 # Neighbouring angles of 4096 in +-15 degrees move the corner of a 32 x 32 image by 0.003 pixels. Whole numbers of
 # them let the fixed-point coefficients be made in float64 before compilation, which float32 on a device cannot match.
 N_ANGLES = 4096
@@ -50,6 +52,65 @@ TRANSFORMS: dict[str, Transform] = {
 
 ENCODED_TRANSFORM = Transform(flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """The transform of images of different sizes, after they were cropped and scaled to one: that of ImageNet."""
+
+
+def changed(
+    transform: Transform,
+    shape: tuple[int, int, int],
+    *,
+    pad: int | None = None,
+    flip: bool | None = None,
+    rotate_degrees: float | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Transform:
+    """Puts what is given in the place of a transform's own values.
+
+    Args:
+        transform: the transform.
+        shape: height, width and channels of the images.
+        pad: as in `Transform`, as are the others; None: as it is.
+        flip: likewise.
+        rotate_degrees: likewise.
+        mean: a value for each channel, or one for all.
+        std: likewise.
+
+    Returns:
+        The transform; one that changes nothing is equal to `Transform()`.
+
+    Raises:
+        SettingsError: a value that images of this shape cannot have.
+    """
+    height, width, channels = shape
+    if pad is not None and pad >= min(height, width):
+        raise SettingsError(
+            f"data.pad: found {pad}; images have {height} x {width} pixels, allowed: 0 to {min(height, width) - 1}"
+        )
+    given = {
+        "pad": pad,
+        "flip": flip,
+        "rotate_degrees": None if rotate_degrees is None else float(rotate_degrees),
+        "mean": None if mean is None else _of_channels("mean", mean, channels),
+        "std": None if std is None else _of_channels("std", std, channels),
+    }
+    made = dataclasses.replace(transform, **{name: value for name, value in given.items() if value is not None})
+    # Nothing is subtracted, nothing divided by: no change, and so no other name for what is made of the data.
+    mean = None if mean is not None and not any(made.mean) else made.mean
+    std = None if std is not None and set(made.std) == {1.0} else made.std
+    return dataclasses.replace(made, mean=mean, std=std)
+
+
+def _of_channels(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        allowed = f"1 value or {channels}, one for each channel" if channels > 1 else "1 value"
+        raise SettingsError(f"data.{name}: found {values}; allowed: {allowed}")
+    low = 0.0 if name == "mean" else np.finfo(np.float32).tiny
+    if not all(low <= value <= 1 for value in values):
+        above = "at least 0" if name == "mean" else "above 0"
+        raise SettingsError(
+            f"data.{name}: found {values}; allowed: {above} and at most 1, for pixels in 0 to 1: divide by 255"
+        )
+    return tuple(map(float, values)) * (channels // len(values))
 
 
 class Moves(NamedTuple):

@@ -6,7 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
+from ssoup_jax.data import checks
 from ssoup_jax.data.augment import Transform
+from ssoup_jax.data.pictures import Rules
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
 
@@ -17,7 +19,10 @@ class Files(Protocol):
     """Compressed images of any size, read one at a time; picklable."""
 
     fingerprint: str
-    """Hash of what can be known of all images without reading them, such as their names and sizes."""
+    """Hash of what can be known of all images without decoding them, such as their names and sizes."""
+
+    rules: Rules
+    """How they are decoded."""
 
     def read(self, index: int) -> bytes:
         """Returns an image as it is stored, in any format that Pillow reads."""
@@ -65,6 +70,51 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """What a source holds, before anything is split off.
+
+    Attributes:
+        n_classes: labels are in 0 .. n_classes - 1.
+        training: all training images.
+        test: the test images.
+        val: validation images of their own; None: a part of the training images validates.
+        classes: the classes' names in the order of their labels; None: they have none.
+        notes: what is worth a warning, one line each.
+        marks: what tells these data from others that would be read alike, for the fingerprint.
+        is_counted: whether `n_classes` was given, so that classes without images are no surprise.
+    """
+
+    n_classes: int
+    training: Split
+    test: Split
+    val: Split | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    is_counted: bool = False
+
+    def with_classes(self, n_classes: int | None) -> "Contents":
+        """Returns the contents with that many classes; None: as they are.
+
+        Raises:
+            SettingsError: there are more.
+        """
+        if n_classes is None:
+            return self
+        if n_classes < self.n_classes:
+            raise SettingsError(f"data.n_classes: found {n_classes}; the data have {self.n_classes}")
+        more = range(self.n_classes, n_classes)
+        return dataclasses.replace(
+            self,
+            n_classes=n_classes,
+            classes=None if self.classes is None else (*self.classes, *map(str, more)),
+            # Networks with other outputs are other networks, though the data are the same.
+            marks=(*self.marks, *([f"n_classes={n_classes}"] if more else [])),
+            is_counted=True,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in memory.
 
@@ -77,6 +127,8 @@ class Dataset:
         transform: what happens to the images on the device.
         view: how encoded images are cropped and scaled to one size; None: they are arrays of one size already.
         fingerprint: hash of every array, see `fingerprint`.
+        classes: the classes' names in the order of their labels; None: they have none.
+        notes: what may not be meant, one line each.
     """
 
     name: str
@@ -87,6 +139,8 @@ class Dataset:
     transform: Transform
     view: View | None
     fingerprint: str
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,6 +154,26 @@ class Dataset:
             return None
         return sum(split.images.nbytes for split in (self.train, self.val, self.test))
 
+    def describe(self) -> str:
+        """Returns one line: the images' shape and range, how many there are, and how they fall into classes."""
+        shape = " x ".join(map(str, self.image_shape))
+        if self.view is None:
+            seen = f"images of {shape}, values {self.train.images.min()} to {self.train.images.max()}"
+        else:
+            seen = f"pictures seen as {shape}"
+        counts = np.bincount(self.train.labels, minlength=self.n_classes)
+        fewest, most = int(counts.argmin()), int(counts.argmax())
+        each = f"{counts[fewest]} ({self._class(fewest)}) to {counts[most]} ({self._class(most)}) training images"
+        if counts[fewest] == counts[most]:
+            each = f"{counts[most]} training images each"
+        return (
+            f"{self.name}: {seen}; {len(self.train)} training, {len(self.val)} validation and {len(self.test)} test "
+            f"images; {self.n_classes} classes of {each}"
+        )
+
+    def _class(self, label: int) -> str:
+        return repr(self.classes[label]) if self.classes else f"label {label}"
+
 
 def permutation(n: int, seed: int) -> np.ndarray:
     """Returns the fixed order that decides who is in which split, int64 `[n]`.
@@ -111,55 +185,67 @@ def permutation(n: int, seed: int) -> np.ndarray:
 
 
 def assemble(
-    name: str,
-    n_classes: int,
-    training: Split,
-    test: Split,
-    *,
-    transform: Transform,
-    split_seed: int,
-    view: View | None = None,
+    name: str, contents: Contents, *, transform: Transform, split_seed: int, view: View | None = None
 ) -> Dataset:
     """Checks a data set, takes the validation images out of the training images and makes the fingerprint.
 
     Args:
         name: the data set, for reports and errors.
-        n_classes: number of classes.
-        training: all training images.
-        test: the test images.
+        contents: its images.
         transform: what happens to the images on the device.
-        split_seed: decides which tenth of the training images validates.
+        split_seed: decides which tenth of the training images validates, and their order.
         view: how encoded images are cropped and scaled.
 
     Returns:
         The data set.
 
     Raises:
-        SettingsError: too few images or classes, or labels that are not classes.
+        SettingsError: too few images or classes, labels that are not classes, or images that cannot mean anything.
     """
+    n_classes, training, test = contents.n_classes, contents.training, contents.test
     if n_classes < 2:
         raise SettingsError(f"dataset: {name}: found {n_classes} class; at least 2 are needed")
-    for found, split, least in ((training, "training", 2), (test, "test", 1)):
-        shape = getattr(found.images, "shape", (len(found),))
-        if len(found) < least or 0 in shape:
-            raise SettingsError(f"dataset: {name}: found {split} images of shape {shape}; at least {least} are needed")
-        low, high = int(found.labels.min()), int(found.labels.max())
-        if low < 0 or high >= n_classes:
-            worst = low if low < 0 else high
-            raise SettingsError(f"dataset: {name}: found {split} label {worst}; allowed: 0 to {n_classes - 1}")
+    given = {"training": training, "validation": contents.val, "test": test}
+    for which, split in given.items():
+        if split is not None:
+            _check(name, which, split, n_classes, least=2 if which == "training" else 1)
     order = permutation(len(training), split_seed)
-    n_train = int(TRAIN_SHARE * len(training))
-    splits = {"train": training[order[:n_train]], "val": training[order[n_train:]], "test": test}
-    digest = fingerprint(splits, *(part for part in (transform, view) if part not in (Transform(), None)))
-    return Dataset(name, n_classes, **splits, transform=transform, view=view, fingerprint=digest)
+    n_train = int(TRAIN_SHARE * len(training)) if contents.val is None else len(training)
+    val = training[order[n_train:]] if contents.val is None else contents.val
+    splits = {"train": training[order[:n_train]], "val": val, "test": test}
+    try:
+        found = checks.notes(**splits, n_classes=n_classes, classes=contents.classes, is_counted=contents.is_counted)
+    except SettingsError as error:
+        raise SettingsError(f"dataset: {name}: {error}") from None
+    parts = [part for part in (transform, view) if part not in (Transform(), None)]
+    return Dataset(
+        name,
+        n_classes,
+        **splits,
+        transform=transform,
+        view=view,
+        fingerprint=fingerprint(splits, *parts, *contents.marks),
+        classes=contents.classes,
+        notes=(*contents.notes, *found),
+    )
 
 
-def fingerprint(splits: dict[str, Split], *seen_as: Transform | View) -> str:
-    """Hashes names, shapes, dtypes and bytes of all arrays; of encoded images what is known without reading them.
+def _check(name: str, which: str, split: Split, n_classes: int, least: int) -> None:
+    shape = getattr(split.images, "shape", (len(split),))
+    if len(split) < least or 0 in shape:
+        raise SettingsError(f"dataset: {name}: found {which} images of shape {shape}; at least {least} are needed")
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= n_classes:
+        worst = low if low < 0 else high
+        raise SettingsError(f"dataset: {name}: found {which} label {worst}; allowed: 0 to {n_classes - 1}")
+
+
+def fingerprint(splits: dict[str, Split], *parts: Transform | View | str) -> str:
+    """Hashes names, shapes, dtypes and bytes of all arrays; of encoded images what their files say of them.
 
     Args:
         splits: the splits by name.
-        *seen_as: what is done to the images before the network sees them.
+        *parts: what is done to the images before the network sees them, and what else tells the data apart.
 
     Returns:
         SHA-256, 64 hexadecimal digits.
@@ -173,6 +259,6 @@ def fingerprint(splits: dict[str, Split], *seen_as: Transform | View) -> str:
         for field, array in arrays.items():
             digest.update(f"{name}.{field} {array.shape} {array.dtype.str}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
-    for part in seen_as:
+    for part in parts:
         digest.update(f"{part}\n".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from flax import struct
 
 from ssoup_jax.data.sources import Dataset
 from ssoup_jax.keys import derive
+from ssoup_jax.trees import PyTree
 
 
 @struct.dataclass
@@ -18,7 +19,8 @@ class Examples:
     """All images of a data set on the device; a split is a set of positions in them.
 
     Attributes:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 `[N, H*W*C]`; of `[N, H, W, C]` a TPU program would make a copy at every dispatch, padded to four
+            times the size.
         labels: int32 `[N]`.
     """
 
@@ -27,17 +29,17 @@ class Examples:
 
 
 class Block(NamedTuple):
-    """Consecutive training batches of every member, ready on the device.
+    """Consecutive training batches of every member.
 
     Attributes:
-        examples: the images that the batches point into.
-        batches: positions in the examples, int32 `[m, S, B]`.
+        examples: what the batches point into, on the device: any pytree with leaves `[N, ...]`.
+        batches: positions in the examples, int32 `[m, S, B]`, on the host.
         first: the first batch of the block to be taken; those before it belong to earlier steps.
         last: one past the last batch to be taken, at most S; what follows only fills the shape.
     """
 
-    examples: Examples
-    batches: jax.Array
+    examples: PyTree
+    batches: np.ndarray
     first: int
     last: int
 
@@ -45,8 +47,11 @@ class Block(NamedTuple):
 class Feed(Protocol):
     """Where programs get their images from: all on the device, or streamed to it."""
 
-    labels: dict[str, np.ndarray]
-    """Each split's labels, int32 `[n]`, on the host."""
+    sizes: dict[str, int]
+    """How many examples each split has."""
+
+    whole: bool
+    """Whether every block points into the same examples."""
 
     def training(
         self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
@@ -86,7 +91,7 @@ def n_batches(n_examples: int, batch_size: int) -> int:
     return -(-n_examples // batch_size)
 
 
-def epoch_order(keys: jax.Array, epoch: int, n_examples: int) -> jax.Array:
+def epoch_order(keys: jax.Array, epoch: int, n_examples: int) -> np.ndarray:
     """Shuffles an epoch for every member; members with equal keys see equal orders.
 
     Args:
@@ -97,12 +102,17 @@ def epoch_order(keys: jax.Array, epoch: int, n_examples: int) -> jax.Array:
     Returns:
         Positions in the training split, int32 `[m, n_examples]`.
     """
-    return _epoch_order(keys, jax.device_put(np.int32(epoch)), n_examples)
+    # One after another, so that one program serves every m, and each distinct key once.
+    rows, epoch, orders = jax.device_get(jax.random.key_data(keys)), jax.device_put(np.int32(epoch)), {}
+    for data in rows:
+        if data.tobytes() not in orders:
+            orders[data.tobytes()] = jax.device_get(_epoch_order(jax.device_put(data), epoch, n_examples))
+    return np.stack([orders[data.tobytes()] for data in rows])
 
 
 @functools.partial(jax.jit, static_argnames="n_examples")
-def _epoch_order(keys: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.permutation(derive(key, "order", epoch), n_examples))(keys)
+def _epoch_order(key_data: jax.Array, epoch: jax.Array, n_examples: int) -> jax.Array:
+    return jax.random.permutation(derive(jax.random.wrap_key_data(key_data), "order", epoch), n_examples)
 
 
 def cut(order: jax.Array | np.ndarray, batch_size: int) -> list[jax.Array | np.ndarray]:
@@ -148,20 +158,20 @@ class Resident:
 
     examples: Examples
     positions: dict[str, np.ndarray]
-    order: Callable[[jax.Array, int, int], jax.Array | np.ndarray] = epoch_order
+    order: Callable[[jax.Array, int, int], np.ndarray] = epoch_order
+    whole: bool = True
 
-    @functools.cached_property
-    def labels(self) -> dict[str, np.ndarray]:
-        """Each split's labels, int32 `[n]`, on the host."""
-        labels = jax.device_get(self.examples.labels)
-        return {split: labels[positions] for split, positions in self.positions.items()}
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples each split has."""
+        return {split: len(positions) for split, positions in self.positions.items()}
 
     def training(
         self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
     ) -> Generator[Block, None, None]:
         """Yields an epoch in at most two blocks, see `Feed.training`."""
         positions = self.positions["train"]
-        order = positions[jax.device_get(self.order(keys, epoch, len(positions)))]
+        order = positions[self.order(keys, epoch, len(positions))]
         return self._blocks(order, batch_size, first_batch)
 
     def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
@@ -178,7 +188,7 @@ class Resident:
         for block in cut(order, batch_size):
             length = block.shape[1]
             if first_batch < length:
-                yield Block(self.examples, jax.device_put(block), first_batch, length)
+                yield Block(self.examples, block, first_batch, length)
             first_batch = max(0, first_batch - length)
 
 
@@ -197,6 +207,6 @@ def resident(dataset: Dataset) -> Resident:
         name: np.arange(end - len(split), end, dtype=np.int32)
         for (name, split), end in zip(splits.items(), ends, strict=True)
     }
-    images = np.concatenate([split.images for split in splits.values()])
+    images = np.concatenate([split.images.reshape(len(split), -1) for split in splits.values()])
     labels = np.concatenate([split.labels for split in splits.values()])
     return Resident(Examples(jax.device_put(images), jax.device_put(labels.astype(np.int32))), positions)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from ssoup_jax.data import views
+from ssoup_jax.data import pictures, views
 from ssoup_jax.data.dataset import Dataset, Files, Split
 from ssoup_jax.data.feeds import Block, Examples, cut, epoch_order, padded_blocks
 from ssoup_jax.data.views import View
@@ -61,10 +61,12 @@ class Streaming:
     whole by all of them, so that averaging over processes gives what one process would compute.
 
     Attributes:
-        labels: each split's labels, int32 `[n]`, on the host.
+        sizes: how many examples each split has.
         skipped: why each image that was skipped cannot be decoded, by where it lies.
         waited_seconds: how long programs have waited for images.
     """
+
+    whole = False
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class Streaming:
         self._steps_per_block = steps_per_block
         self._skip_undecodable = skip_undecodable
         self._shard = shard
-        self.labels = {name: split.labels.astype(np.int32) for name, split in self._splits.items()}
+        self.sizes = {name: len(split) for name, split in self._splits.items()}
         self.skipped: dict[str, str] = {}
         self.waited_seconds = 0.0
 
@@ -112,7 +114,7 @@ class Streaming:
             RunError: an image cannot be read or decoded.
         """
         distinct, stream = _distinct(keys)
-        order = jax.device_get(epoch_order(distinct, epoch, len(self.labels["train"])))
+        order = epoch_order(distinct, epoch, self.sizes["train"])
         return self._blocks(order, self._view_keys(distinct, epoch), stream, batch_size, first_batch)
 
     def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
@@ -130,7 +132,7 @@ class Streaming:
         distinct, stream = _distinct(keys)
         if self._view is None:
             distinct, stream = distinct[:1], np.zeros_like(stream)
-        rows = np.arange(len(self.labels["train"]))[: n_batches * batch_size]
+        rows = np.arange(self.sizes["train"])[: n_batches * batch_size]
         rows = np.broadcast_to(rows, (len(distinct), len(rows)))
         return self._blocks(rows, self._view_keys(distinct, 0), stream, batch_size)
 
@@ -146,7 +148,7 @@ class Streaming:
             RunError: an image cannot be read or decoded.
         """
         own = self._share(block_size)
-        n_images = len(self.labels[split])
+        n_images = self.sizes[split]
         plans = (
             _Plan(
                 self._splits[split],
@@ -181,7 +183,7 @@ class Streaming:
             plan = _Plan(self._splits["train"], rows, first * size, last * size, view_keys)
             within = np.arange(n_slots * size, dtype=np.int32).reshape(1, n_slots, size)
             positions = stream[:, None, None] * np.int32(n_slots * size) + within
-            return Block(*jax.device_put((self._examples(run, plan), positions)), first, last)
+            return Block(jax.device_put(self._examples(run, plan)), positions, first, last)
 
         return self._ahead(make, plans)
 
@@ -241,7 +243,7 @@ class Streaming:
             places = ((stream, row) for stream in range(n_streams) for row in range(plan.first, plan.last))
             deque(run(read, places), maxlen=0)
         labels = plan.split.labels[plan.rows.ravel()].astype(np.int32)
-        return Examples(out.reshape(-1, *self._shape), labels)
+        return Examples(out.reshape(n_streams * n_rows, -1), labels)
 
     def _image(self, files: Files, index: int, key: np.ndarray | None) -> np.ndarray | int:
         """Returns an image uint8 `[H, W, 3]`, or 0 if it is skipped."""
@@ -250,7 +252,7 @@ class Streaming:
         except OSError as error:
             raise RunError(f"{files.describe(index)}: cannot be read: {_line(error)}") from error
         try:
-            image = views.decode(data)
+            image = pictures.decode(data, files.rules)
         except Exception as error:
             where, why = files.describe(index), _line(error)
             if not self._skip_undecodable:

@@ -4,12 +4,11 @@ The steps and their rounding are those of torchvision's `RandomResizedCrop`, and
 on Pillow images. Mirroring is left to the device, see `augment`.
 """
 
-import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ssoup_jax.errors import SettingsError
 
@@ -64,34 +63,6 @@ class View:
         width, height = (self.resize * side // min(image.size) for side in image.size)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return _scaled(image, width, height)[top : top + self.size, left : left + self.size]
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decodes an image; its orientation tag is not followed, and transparency is dropped.
-
-    Args:
-        data: in any format that Pillow reads.
-
-    Returns:
-        The image in RGB. Sixteen bits of grey keep their upper eight.
-
-    Raises:
-        Exception: it cannot be decoded; Pillow's formats raise errors of many types.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        # Pillow names the buffer, which tells nobody anything.
-        raise UnidentifiedImageError("not an image of a known format") from None
-    image.load()
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        # Pillow would clip at 255, which leaves little but white.
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    # What would be dropped anyhow makes Pillow warn of some palettes.
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
 
 
 def uniforms(key: np.ndarray, index: int) -> np.ndarray:

@@ -1,21 +1,22 @@
-"""What every stage of an experiment works with."""
+"""What every stage of an experiment works with; none of it changes a result by more than rounding."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import jax
 
-from ssoup_jax import models
-from ssoup_jax.config import Settings
 from ssoup_jax.data.feeds import Feed, n_batches
+from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.keys import derive
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
 from ssoup_jax.schedules import pretrain, retrain
-from ssoup_jax.storage.store import Artifact
-from ssoup_jax.training import autotune
-from ssoup_jax.training.state import Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.stack import names
+from ssoup_jax.training import classify
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.measured import Remembered
+from ssoup_jax.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,56 +24,62 @@ class Context:
     """What every stage of an experiment works with.
 
     Attributes:
-        settings: the experiment's.
-        problem_for: architecture and transform, for an executor.
+        classifier: the network, and how it sees images.
+        description: names what its speed depends on.
         feed: has the images and labels of every split.
-        image_shape: (H, W, C).
-        execution: how models are evaluated and recalibrated, see `stack.executors.run`.
-        choices: which executor was the fastest for earlier stacks; None: not kept.
+        classes: the names of the classes, in the order of their numbers; None: they have none.
+        execution: the setting: which executor, or how one is chosen.
+        evaluated: the splits that finished models are evaluated on.
         console: where progress is shown.
+        choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
         imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
     """
 
-    settings: Settings
-    problem_for: Callable[[str], Problem]
+    classifier: Classifier
+    description: str
     feed: Feed
-    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...] | None
     execution: str
+    evaluated: tuple[str, ...]
     console: Console
-    choices: autotune.Remembered | None = None
+    choices: Remembered | None = None
     imported: Artifact | None = None
 
     @property
-    def problem(self) -> Problem:
-        """Architecture and transform, for evaluation."""
-        return self.problem_for(self.execution)
+    def task(self) -> Task:
+        """What is trained."""
+        return classify.task(self.classifier)
 
-    @property
-    def steps_per_epoch(self) -> int:
+    def executor(self, m: int) -> str:
+        """Returns the full name of the executor for m members, as far as a rule can tell."""
+        setting = "auto" if self.execution == "measured" else self.execution
+        convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(self.like.params))
+        return names.rule(setting, jax.default_backend(), len(jax.devices()), convolutional, m)
+
+    def history(self, dense: DenseHistory) -> retrain.DenseHistory:
+        """Returns the learning rates that a dense model has seen."""
+        per_epoch = self.steps_per_epoch(dense.batch_size)
+        rates = pretrain.learning_rates(dense.learning_rate, dense.n_epochs, per_epoch, dense.n_epochs_warmup)
+        return retrain.DenseHistory(rates, (dense.n_epochs_warmup or 0) * per_epoch)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
         """Optimizer steps in an epoch, the partial last batch included."""
-        return n_batches(len(self.feed.labels["train"]), self.settings.batch_size)
+        return n_batches(self.feed.sizes["train"], batch_size)
 
-    def key(self, *path: str | int) -> jax.Array:
-        """Derives a key of this run."""
-        return derive(jax.random.key(self.settings.run_id), *path)
-
-    @cached_property
-    def _initialise(self) -> Callable[[jax.Array], Variables]:
-        return jax.jit(lambda key: Variables(*models.init(self.problem.model, key, self.image_shape)))
-
-    def initial_variables(self) -> Variables:
-        """Draws the run's initial weights."""
-        return self._initialise(self.key("Dense", "init"))
+    def initial_variables(self, run_id: int) -> Variables:
+        """Draws a run's initial weights."""
+        return jax.device_get(self._initialise(key(run_id, "Dense", "init")))
 
     @cached_property
     def like(self) -> Variables:
         """Shapes and dtypes of a model's variables."""
-        return jax.eval_shape(self._initialise, self.key("Dense", "init"))
+        return jax.eval_shape(self._initialise, key(0, "Dense", "init"))
 
-    def dense_history(self) -> retrain.DenseHistory:
-        """Returns the learning rates of the dense training."""
-        settings = self.settings
-        rates = pretrain.learning_rates(
-            settings.learning_rate, settings.n_epochs, self.steps_per_epoch, settings.n_epochs_warmup
-        )
-        return retrain.DenseHistory(rates, (settings.n_epochs_warmup or 0) * self.steps_per_epoch)
+    @cached_property
+    def _initialise(self):
+        return jax.jit(self.classifier.init)
+
+
+def key(run_id: int, *path: str | int) -> jax.Array:
+    """Derives a key of a run."""
+    return derive(jax.random.key(run_id), *path)

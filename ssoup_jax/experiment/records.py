@@ -2,47 +2,55 @@
 
 from typing import Any
 
-import numpy as np
-
 from ssoup_jax import metrics, trees
+from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
-from ssoup_jax.soups import greedy
-from ssoup_jax.storage.store import Artifact
-from ssoup_jax.training.evaluate import logits
-from ssoup_jax.training.state import Variables
+from ssoup_jax.experiment.specs import DenseHistory
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.soups import Trial
+from ssoup_jax.training.evaluate import ensemble_score, score
 from ssoup_jax.trees import PyTree
-
-
-def _logits(context: Context, stack: Variables, split: str) -> np.ndarray:
-    return logits(context.problem, context.feed, stack, split, context.execution)
 
 
 def evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> list[dict[str, dict[str, float]]]:
     """Returns each member's metrics on the given splits."""
-    found = {split: _logits(context, stack, split) for split in splits}
-    return [
-        {split: metrics.prediction_metrics(found[split][i], context.feed.labels[split]) for split in splits}
-        for i in range(trees.stack_size(stack))
-    ]
+    m = trees.stack_size(stack)
+    scores = {split: score(*_what(context, stack, split)) for split in splits}
+    return [{split: scores[split][i] for split in splits} for i in range(m)]
 
 
-def describe(context: Context, stack: Variables) -> list[dict[str, Any]]:
-    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size."""
-    scores = evaluate(context, stack, ("train", "val", "test"))
-    model = {
-        "arch": context.settings.arch,
-        "n_classes": context.problem.model.n_classes,
-        "image_shape": context.image_shape,
+def _what(context: Context, stack: Variables, split: str) -> tuple:
+    """Returns the arguments of `score` and `ensemble_score`."""
+    execution = context.executor(trees.stack_size(stack))
+    return context.classifier, context.feed, stack, split, execution, context.console.line
+
+
+def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTree) -> list[dict[str, Any]]:
+    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size.
+
+    Args:
+        context: has the network and the data.
+        dense: the dense model that they come from.
+        stack: leaves `[m, ...]`.
+        mask: shared by all.
+    """
+    scores = evaluate(context, stack, context.evaluated)
+    model = context.classifier.model
+    described = {
+        "arch": dense.arch,
+        "n_classes": model.n_classes,
+        "image_shape": context.classifier.image_shape,
+        "classes": context.classes,
     }
     records = []
     for own, params in zip(scores, trees.unstack(stack.params), strict=True):
         records.append(
             {
-                "model": model,
+                "model": described,
                 "metrics": own,
-                "sparsity": metrics.sparsity(params),
-                "flops": metrics.flops(context.problem.model, params, context.image_shape),
-                "distance_to_origin": metrics.distance_to_origin(params),
+                "sparsity": metrics.sparsity(params, mask),
+                "flops": metrics.flops(model, params, context.classifier.image_shape),
+                "distance_to_origin": metrics.distance_to_origin(params, mask),
             }
         )
     return records
@@ -61,17 +69,14 @@ def describe_pruning(context: Context, parent: Artifact, pruned: Variables) -> d
     }
 
 
-def distance_to_pruned(context: Context, params: PyTree) -> dict[str, dict[str, float]]:
+def distance_to_pruned(params: PyTree, mask: PyTree, goal_sparsity: float) -> dict[str, dict[str, float]]:
     """How far a model is from what pruning it to the goal would leave."""
-    return {"distance_to_pruned": metrics.distance_to_pruned(params, context.settings.goal_sparsity)._asdict()}
+    return {"distance_to_pruned": metrics.distance_to_pruned(params, mask, goal_sparsity)._asdict()}
 
 
 def prediction_ensemble(context: Context, stack: Variables) -> dict[str, dict[str, float]]:
     """Metrics of the members' averaged predictions."""
-    return {
-        split: metrics.ensemble_metrics(_logits(context, stack, split), context.feed.labels[split])
-        for split in ("val", "test")
-    }
+    return {split: ensemble_score(*_what(context, stack, split)) for split in ("val", "test")}
 
 
 def greedy_selection(
@@ -81,7 +86,7 @@ def greedy_selection(
     split_vals: list[int | float],
     scores: list[float],
     ingredients: list[int],
-    trials: list[greedy.Trial],
+    trials: list[Trial],
 ) -> dict[str, Any]:
     """Reports every accept and reject, on the console and for the artifact's record."""
     best = scores[ingredients[0]]

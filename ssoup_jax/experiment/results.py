@@ -7,16 +7,23 @@ from typing import Any
 
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
-from ssoup_jax.experiment.plan import Plan, Stage
+from ssoup_jax.experiment.plan import Plan
+from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
 from ssoup_jax.storage.json_files import to_json, write_json
+from ssoup_jax.storage.layout import PLOT, SUMMARY
 from ssoup_jax.storage.store import Store
 
 
 def report(
-    settings: Settings, plan: Plan, store: Store, console: Console, corruptions: Sequence[str] = ()
+    settings: Settings,
+    plan: Plan,
+    store: Store,
+    console: Console,
+    corruptions: Sequence[str] = (),
+    data: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes `summary.json` and `summary.png`, prints the table, and warns of soups that went wrong.
 
@@ -28,24 +35,25 @@ def report(
         store: where the records are.
         console: where the table goes.
         corruptions: names of those that the mean out of distribution is taken over.
+        data: what is said of the data set: its description, the names of its classes, notes.
 
     Returns:
         The summary.
     """
     from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
 
-    found = summarise(settings, plan, store, corruptions)
-    folder = store.workdir / "experiments" / _digest(plan)
+    found = summarise(settings, plan, store, corruptions) | {"data": to_json(data)}
+    folder = store.workdir.experiment(_digest(plan))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "summary.json", found)
-    plot.plot(found, folder / "summary.png")
-    for name in ("summary.json", "summary.png"):
-        with atomic.replacing(store.workdir / name) as beside:
-            shutil.copyfile(folder / name, beside)
+    write_json(folder / SUMMARY, found)
+    plot.plot(found, folder / PLOT)
+    for path in (store.workdir.summary, store.workdir.plot):
+        with atomic.replacing(path) as beside:
+            shutil.copyfile(folder / path.name, beside)
     console.table(summary.table(found))
     for warning in summary.flag_bad_soups(found):
         console.line(f"warning: {warning}")
-    console.line(f"summary: {store.workdir / 'summary.json'}, {store.workdir / 'summary.png'}")
+    console.line(f"summary: {store.workdir.summary}, {store.workdir.plot}")
     return found
 
 
@@ -54,7 +62,7 @@ def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequenc
 
     def model(stage: Stage) -> dict[str, Any]:
         """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
-        record = store.record(stage)
+        record = store.record(stage.name)
         hidden = ("metrics", "candidates", "selected", "stage")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
         if corruptions:
@@ -66,13 +74,13 @@ def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequenc
     phases = []
     for index, members in enumerate(plan.candidates):
         # An artifact is named by what it is; what this experiment calls the member is the plan's to say.
-        candidates = [model(stage) | {"split_val": stage.split_val} for stage in members if store.has(stage)]
+        candidates = [model(stage) | {"split_val": stage.label} for stage in members if store.has(stage.name)]
         if candidates:
             phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store, model))
     return to_json(
         {
             "settings": settings.record(),
-            "dense": model(plan.dense) if store.has(plan.dense) else None,
+            "dense": model(plan.dense) if store.has(plan.dense.name) else None,
             "phases": phases,
         }
     )
@@ -106,8 +114,8 @@ def _phase(
         "distances": None,
     }
     for stage in soups:
-        if store.has(stage):
-            record = store.record(stage)
+        if store.has(stage.name):
+            record = store.record(stage.name)
             chosen = [one for one in candidates if one["split_val"] in record["ingredients"]]
             mean, best = summary.mean_and_max(chosen)
             found |= {"soup": model(stage), **record["candidates"]}

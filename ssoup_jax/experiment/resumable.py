@@ -2,36 +2,41 @@
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from ssoup_jax.data.feeds import Feed, n_batches
+from ssoup_jax.data.feeds import n_batches
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment.stop import Preemption
+from ssoup_jax.experiment.context import Context
+from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
-from ssoup_jax.stack import executors
+from ssoup_jax.stack import names
+from ssoup_jax.stack.apart import together
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.training import interval, loop, optimizer
+from ssoup_jax.storage.layout import METRICS
+from ssoup_jax.training import interval, loop, measured, step
 from ssoup_jax.training.epochs import EpochLog
-from ssoup_jax.training.state import TrainState, Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.training.hyper import Hyper
+from ssoup_jax.training.step import TrainState
 from ssoup_jax.trees import PyTree
 
 
 @dataclass(frozen=True)
 class Work:
-    """Where a group of stages leaves its traces while it runs.
+    """Where a group of stages leaves its traces while it runs, and what may end it.
 
     Attributes:
         stages: the names of the stages.
         folders: one for each member's `metrics.jsonl`.
         checkpoints: the group's.
         every: how often a checkpoint is written, see `training.interval`; None: only when a stop is asked for.
-        preemption: says when a stop is asked for.
+        on_divergence: see `loop.train`.
+        stop: says when a stop is asked for.
         console: where progress is shown.
     """
 
@@ -39,7 +44,8 @@ class Work:
     folders: list[Path]
     checkpoints: Path
     every: str | None
-    preemption: Preemption
+    on_divergence: str
+    stop: Stop
     console: Console
 
 
@@ -58,29 +64,29 @@ class Trained:
     diverged: dict[int, int]
 
 
+@dataclass(frozen=True)
+class _Start:
+    """Where a training begins: its state, and what an earlier process has left."""
+
+    snapshot: loop.Snapshot
+    log: EpochLog
+    seconds: float
+    execution: str
+
+
 def train(
-    work: Work,
-    title: str,
-    problem_for: Callable[[str], Problem],
-    feed: Feed,
-    variables: Variables,
-    mask: PyTree,
-    recipe: loop.Recipe,
-    choose: Callable[[TrainState], str],
-    on_divergence: str,
+    context: Context, work: Work, title: str, variables: Variables, mask: PyTree, hyper: Hyper, batch_size: int
 ) -> Trained:
     """Trains a stack to its end, from its newest whole checkpoint if there is one.
 
     Args:
+        context: the task, its examples and its executor; a checkpoint goes on under the executor it began with.
         work: where its traces go.
         title: what is going on, for the console.
-        problem_for: architecture and transform, for an executor.
-        feed: has the training images.
-        variables: where the members start, leaves `[m, ...]`.
+        variables: where the members start, leaves `[m, ...]`, on the host.
         mask: shared by all.
-        recipe: how each member is trained.
-        choose: chooses the executor for a stack that begins; a checkpoint goes on as it began.
-        on_divergence: see `loop.train`.
+        hyper: what the members differ in, and how many steps each takes.
+        batch_size: examples per step.
 
     Returns:
         The trained stack.
@@ -89,74 +95,114 @@ def train(
         RunError: a member diverged and that is to be a failure, or a checkpoint cannot be written.
         Stopped: a stop was asked for; the last step is in a checkpoint.
     """
-    state = TrainState(variables, optimizer.init(variables.params))
-    total = int(recipe.n_steps.max())
+    m, total = len(hyper.n_steps), int(np.max(hyper.n_steps))
     if not total:
-        return Trained(jax.device_get(variables), [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * len(recipe.names), {})
+        return Trained(jax.device_get(variables), [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
+    state = step.init(context.task, hyper.values, variables, mask)
     checkpoints = Checkpoints(work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"))
-    start, log, earlier, execution = _resume(checkpoints, work, title, state) or (
+    start = _resume(checkpoints, work, title, state) or _Start(
         loop.Snapshot(0, state),
-        EpochLog([folder / "metrics.jsonl" for folder in work.folders]),
+        EpochLog([folder / METRICS for folder in work.folders]),
         0.0,
-        choose(state),
+        _choose(context, state, hyper, batch_size),
     )
-    per_epoch = n_batches(len(feed.labels["train"]), recipe.batch_size)
-    every = interval.make(work.every, per_epoch, start.step) if work.every else None
-    started = time.perf_counter()
+    per_epoch = n_batches(context.feed.sizes["train"], batch_size)
+    every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
+    started, execution, anything_new = time.perf_counter(), start.execution, False
     with (
-        work.preemption.deferred(),
+        contextlib.ExitStack() as saving,
         contextlib.closing(checkpoints),
-        log,
-        work.console.stage(title, total, start.step) as update,
+        start.log as log,
+        work.console.stage(title, total, start.snapshot.step) as update,
     ):
-        update(start.step)  # the first step is compiled before it is taken
+        update(start.snapshot.step)  # the first step is compiled before it is taken
 
         def on_chunk(progress: loop.Progress, snapshot: loop.Snapshot) -> None:
-            update(progress.step, {"loss": float(progress.losses.mean()), "images/s": progress.images_per_second})
+            nonlocal execution, anything_new
+            execution = progress.execution
+            if not anything_new:
+                # Not before: whoever stops a run that compiles its first program has nothing to wait for.
+                saving.enter_context(work.stop.saving())
+                anything_new = True
+            losses = progress.figures["loss"]
+            update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
             log.add(progress)
-            stop = work.preemption.reached(progress.step)
+            stop = work.stop.asked()
             if stop or (every is not None and every.due(progress.step) and progress.step < total):
                 info = {
                     "stages": work.stages,
                     "n_steps": total,
                     "diverged": snapshot.diverged,
-                    "seconds": earlier + time.perf_counter() - started,
+                    "seconds": start.seconds + time.perf_counter() - started,
                     "log": log.state(),
                     "execution": execution,
                 }
-                checkpoints.save(snapshot.step, snapshot.state, info)
+                checkpoints.save(snapshot.step, _stored(together(snapshot.state)), info)
             if stop:
                 checkpoints.wait()
                 work.console.line(f"{title}: a checkpoint of step {progress.step} is written")
-                work.preemption.stop()
+                work.stop.now()
 
-        problem = problem_for(execution)
-        state, _, diverged = loop.train(problem, feed, start, mask, recipe, execution, on_chunk, on_divergence)
-        for member, step in diverged.items():
-            work.console.line(f"{recipe.names[member]}: not finite at step {step}; stopped, the others go on")
-        seconds = earlier + time.perf_counter() - started
-        records = [log.final(i) | {"n_steps": int(n), "seconds": seconds} for i, n in enumerate(recipe.n_steps)]
-        return Trained(jax.device_get(state.variables), records, diverged)
+        trained = loop.train(
+            context.task,
+            context.feed,
+            start.snapshot,
+            hyper,
+            batch_size,
+            execution,
+            on_chunk,
+            work.on_divergence,
+            work.console.line,
+        )
+        for member, when in trained.diverged.items():
+            work.console.line(f"{hyper.names[member]}: not finite at step {when}; stopped, the others go on")
+        how = {"seconds": start.seconds + time.perf_counter() - started, "execution": execution}
+        records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
+        return Trained(jax.device_get(trained.state.variables), records, trained.diverged)
 
 
-def _resume(
-    checkpoints: Checkpoints, work: Work, title: str, state: TrainState
-) -> tuple[loop.Snapshot, EpochLog, float, str] | None:
-    """Returns where the newest whole checkpoint was, its log, its seconds and its executor; None without one."""
-    found = checkpoints.latest(state)
+def _choose(context: Context, state: TrainState, hyper: Hyper, batch_size: int) -> str:
+    """Chooses the executor of a stack that begins: by the setting, by a rule, or by measuring."""
+    m = len(hyper.n_steps)
+    if context.execution != "measured":
+        return context.executor(m)
+    return measured.choose(
+        names.candidates(jax.default_backend(), len(jax.devices()), m),
+        measured.probe(context.task, context.feed, state, hyper, batch_size),
+        context.console.line,
+        context.choices,
+        f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
+    )
+
+
+def _stored(state: TrainState) -> dict[str, PyTree]:
+    """Returns a state in the form in which it is stored, that of checkpoints which knew no masks but for `mask`."""
+    variables = {"params": state.variables.params, **state.variables.collections}
+    return {"variables": variables, "opt_state": state.opt_state, "mask": state.mask}
+
+
+def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState) -> _Start | None:
+    """Returns where the newest whole checkpoint was; None without one."""
+    form = _stored(state)
+    older = {name: part for name, part in form.items() if name != "mask"}
+    found = checkpoints.latest(form, older)
     if found is None:
         return None
-    step, stored, info = found
+    when, stored, info = found
+    collections = dict(stored["variables"])
+    variables = Variables(collections.pop("params"), collections)
+    resumed = TrainState(variables, stored["opt_state"], stored.get("mask", state.mask))
     try:
-        resumed = (
-            loop.Snapshot(step, stored, {int(member): int(when) for member, when in info["diverged"].items()}),
-            EpochLog([folder / "metrics.jsonl" for folder in work.folders], info["log"]),
+        names.parse(info["execution"])
+        start = _Start(
+            loop.Snapshot(when, resumed, {int(member): int(at) for member, at in info["diverged"].items()}),
+            EpochLog([folder / METRICS for folder in work.folders], info["log"]),
             float(info["seconds"]),
-            executors.resolve(info["execution"]),
+            info["execution"],
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         # Whole but not ours: its manifest is right, so somebody else wrote it.
-        work.console.line(f"{title}: the checkpoint of step {step} cannot be used ({error!r}); starts anew")
+        work.console.line(f"{title}: the checkpoint of step {when} cannot be used ({error!r}); starts anew")
         return None
-    work.console.line(f"{title}: goes on after step {step}, from a checkpoint")
-    return resumed
+    work.console.line(f"{title}: goes on after step {when}, from a checkpoint")
+    return start

@@ -1,122 +1,128 @@
-"""The three stages, each (inputs) -> artifact: dense, imp, ensemble."""
+"""The stages, each (stage, its parents' artifacts) -> artifact: dense, retrain, soup."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from ssoup_jax import metrics, trees
+from ssoup_jax import metrics, soups, trees
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment import execution, records, resumable
-from ssoup_jax.experiment.context import Context
-from ssoup_jax.experiment.plan import Retraining, retraining
-from ssoup_jax.experiment.resumable import Trained, Work
-from ssoup_jax.pruning import selectors
-from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.experiment import records
+from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.context import Context, key
+from ssoup_jax.experiment.resumable import Work, train
+from ssoup_jax.experiment.specs import Dense, Retrain, Soup, Stage
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.pruning.transform import apply_mask
-from ssoup_jax.schedules import retrain
-from ssoup_jax.soups import greedy, uniform
-from ssoup_jax.storage.store import Artifact
-from ssoup_jax.training import loop
+from ssoup_jax.schedules import retrain as retraining_schedules
+from ssoup_jax.training.hyper import Hyper, per_step
 from ssoup_jax.training.recalibrate import recalibrate
-from ssoup_jax.training.state import TrainState, Variables
 from ssoup_jax.trees import PyTree
 
 
-def dense(context: Context, work: Work) -> Artifact:
-    """Trains the dense model from scratch, or takes it from the file that `init_from` names.
+def imported(context: Context, stage: Stage) -> Artifact:
+    """Takes the dense model from the file that `init_from` names.
 
     Args:
-        context: the experiment's.
-        work: where it leaves its traces; an imported model has none.
+        context: has the model.
+        stage: an `Imported` spec.
 
     Returns:
-        The artifact; its mask is True everywhere, but for what an imported model has pruned already.
+        The artifact; its mask is what the file has pruned already.
     """
-    if context.imported is not None:
-        variables, mask, source = context.imported.variables, context.imported.mask, context.imported.record
-        (record,) = records.describe(context, trees.stack([variables]))
-        return Artifact(variables, mask, {"stage": "Dense", **record, "init_from": source, "training": None})
-    settings = context.settings
-    variables = jax.device_get(context.initial_variables())
-    mask = full_mask(variables.params)
-    recipe = loop.Recipe(
-        learning_rates=[context.dense_history().rates],
-        weight_decays=[settings.weight_decay],
-        keys=context.key("Dense", "train")[None],
-        momentum=settings.momentum,
-        batch_size=settings.batch_size,
-        names=["Dense"],
+    found = context.imported
+    (record,) = records.describe(context, stage.dense, trees.stack([found.variables]), found.mask)
+    return Artifact(
+        found.variables, found.mask, {"stage": "Dense", **record, "init_from": found.record, "training": None}
     )
-    trained = _train(context, work, "Dense", trees.stack([variables]), mask, recipe, "fail")
-    (record,) = records.describe(context, trained.variables)
+
+
+def dense(context: Context, stage: Stage, work: Work) -> Artifact:
+    """Trains the dense model from scratch.
+
+    Args:
+        context: what it works with.
+        stage: a `Dense` spec.
+        work: where it leaves its traces.
+
+    Returns:
+        The artifact; its mask is True everywhere.
+    """
+    spec: Dense = stage.spec
+    variables = context.initial_variables(spec.run_id)
+    mask = masks.full_mask(variables.params)
+    hyper = Hyper(
+        values={
+            "learning_rate": per_step([context.history(spec).rates]),
+            "weight_decay": np.array([spec.weight_decay]),
+            "momentum": np.array([spec.momentum]),
+        },
+        n_steps=np.array([len(context.history(spec).rates)]),
+        keys=key(spec.run_id, "Dense", "train")[None],
+        names=[stage.title],
+    )
+    trained = train(context, work, stage.title, trees.stack([variables]), mask, hyper, spec.batch_size)
+    (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
         trees.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
     )
 
 
-def imp(
-    context: Context, phase: int, parent: Artifact, split_vals: tuple[int | float, ...], work: Work
-) -> list[Artifact]:
-    """Prunes one model and retrains a copy of it for each split value, all as one stack.
+def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work) -> list[Artifact]:
+    """Prunes one model and retrains a copy of it for each member, all as one stack.
 
     Args:
-        context: the experiment's.
-        phase: 1-based.
+        context: what they work with.
+        stages: `Retrain` specs of one parent, which differ in their own retraining only.
         parent: the model this phase starts from.
-        split_vals: one per member.
         work: where they leave their traces.
 
     Returns:
         The candidates: retrained and recalibrated, all with one mask. The record of one that diverged says at which
         step, and has no metrics.
     """
-    settings = context.settings
-    amount = selectors.phase_amount(settings.goal_sparsity, settings.n_phases)
-    mask = selectors.select(
-        settings.pruning_selector, parent.variables.params, parent.mask, amount, context.key("IMP", phase, "prune")
-    )
-    params = jax.device_get(jax.jit(apply_mask)(parent.variables.params, mask))
-    pruned = parent.variables.replace(params=params)
+    spec: Retrain = stages[0].spec
+    members = [stage.spec.retraining for stage in stages]
+    title = f"IMP phase {spec.phase} ({len(stages)} member{'s' * (len(stages) > 1)})"
+    pruned, mask = _prune(spec, parent)
     after_pruning = records.describe_pruning(context, parent, pruned)
-    retrainings = [retraining(settings, value) for value in split_vals]
-    recipe = loop.Recipe(
-        learning_rates=[_retraining_rates(context, member, amount, after_pruning) for member in retrainings],
-        weight_decays=[member.weight_decay for member in retrainings],
-        keys=jax.numpy.stack([context.key("IMP", phase, "train", member.seed) for member in retrainings]),
-        momentum=settings.momentum,
-        batch_size=settings.batch_size,
-        names=[f"IMP phase {phase}, member {value}" for value in split_vals],
+    rates = [_learning_rates(context, stage, after_pruning) for stage in stages]
+    hyper = Hyper(
+        values={
+            "learning_rate": per_step(rates),
+            "weight_decay": np.array([member.weight_decay for member in members]),
+            "momentum": np.full(len(members), spec.momentum),
+        },
+        n_steps=np.array(list(map(len, rates))),
+        keys=_member_keys(stages, "train"),
+        names=[stage.title for stage in stages],
     )
-    title = f"IMP phase {phase} ({len(split_vals)} member{'s' * (len(split_vals) > 1)})"
-    # A chain of phases without soups ends with its member, and a single model with itself.
-    alone = settings.ensemble_method is None or len(settings.all_splits) == 1
-    on_divergence = "fail" if alone else settings.on_divergence
-    trained = _train(context, work, title, trees.stack([pruned] * len(split_vals)), mask, recipe, on_divergence)
+    trained = train(context, work, title, trees.stack([pruned] * len(stages)), mask, hyper, spec.batch_size)
     stack = _without(trained.diverged, trained.variables, pruned)
     _check_pruned(stack.params, mask, title)
-    stack = _recalibrate(
-        context, stack, [context.key("IMP", phase, "recalibrate", member.seed) for member in retrainings]
-    )
-    described = records.describe(context, stack)
+    stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
+    described = records.describe(context, stages[0].dense, stack, mask)
     artifacts = []
-    for i, value in enumerate(split_vals):
-        record = {"stage": "IMP", "phase": phase, "split_val": value, "pruned": after_pruning} | described[i]
-        record |= {"training": trained.records[i], "diverged": trained.diverged.get(i)}
-        params = trees.member(stack.params, i)
-        record |= {"metrics": {}} if i in trained.diverged else records.distance_to_pruned(context, params)
-        artifacts.append(Artifact(trees.member(stack, i), mask, record))
+    for i, stage in enumerate(stages):
+        record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
+        record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
+        own = trees.member(stack, i)
+        if i in trained.diverged:
+            record["metrics"] = {}
+        else:
+            record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
+        artifacts.append(Artifact(own, mask, record))
     return artifacts
 
 
-def ensemble(context: Context, phase: int, candidates: list[Artifact], split_vals: list[int | float]) -> Artifact:
+def soup(context: Context, stage: Stage, candidates: list[Artifact]) -> Artifact:
     """Makes the soup of a phase's candidates.
 
     Args:
-        context: the experiment's.
-        phase: 1-based.
-        candidates: in the order of the members.
-        split_vals: what this experiment calls them; a candidate may have been trained under another name.
+        context: what it works with.
+        stage: a `Soup` spec.
+        candidates: its parents' artifacts.
 
     Returns:
         The soup, recalibrated, with the candidates' mask.
@@ -124,61 +130,84 @@ def ensemble(context: Context, phase: int, candidates: list[Artifact], split_val
     Raises:
         RunError: so many candidates diverged that fewer than two are left.
     """
-    settings = context.settings
-    title = f"Ensemble phase {phase}"
-    candidates, split_vals = _healthy(context, title, candidates, split_vals)
-    mask = uniform.common_mask([candidate.mask for candidate in candidates])
+    spec: Soup = stage.spec
+    # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
+    candidates, labels = _healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
+    mask = soups.common_mask([candidate.mask for candidate in candidates])
     stack = trees.stack([candidate.variables for candidate in candidates])
-    key = context.key("Ensemble", phase, "recalibrate")
+    keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
-    def soup_of(indices: tuple[int, ...] | list[int]) -> Variables:
-        chosen = trees.member(stack, np.array(indices))
-        return _recalibrate(context, trees.stack([uniform.average(chosen)]), [key])
+    def soup_of(weights: soups.Weights) -> Variables:
+        return _recalibrated(context, spec, trees.stack([soups.average(stack, weights)]), keys)
 
-    if settings.ensemble_method == "GreedySoup":
-        metric = settings.greedy_metric
-        scores = [candidate.record["metrics"]["val"][metric] for candidate in candidates]
-        ingredients, trials = greedy.select(
-            scores, lambda indices: records.evaluate(context, soup_of(indices), ("val",))[0]["val"][metric]
-        )
-        selection = records.greedy_selection(context, title, metric, split_vals, scores, ingredients, trials)
-    else:
-        ingredients, selection = list(range(len(candidates))), None
-    soup = soup_of(ingredients)
-    _check_pruned(soup.params, mask, title)
-    (record,) = records.describe(context, soup)
-    ingredient_stack = trees.member(stack, np.array(ingredients))
+    def score(weights: soups.Weights) -> float:
+        return records.evaluate(context, soup_of(weights), ("val",))[0]["val"][spec.metric]
+
+    method, selection = soups.SOUPS[spec.method], None
+    scores = [candidate.record["metrics"]["val"][spec.metric] if method.by_score else None for candidate in candidates]
+    weights, trials = method.weigh(scores, score)
+    ingredients = list(weights)
+    if method.by_score:
+        selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
+    made = soup_of(weights)
+    _check_pruned(made.params, mask, stage.title)
+    (record,) = records.describe(context, stage.dense, made, mask)
+    record |= records.distance_to_pruned(trees.member(made.params, 0), mask, spec.goal_sparsity)
     return Artifact(
-        trees.member(soup, 0),
+        trees.member(made, 0),
         mask,
-        {"stage": "Ensemble", "phase": phase, "ingredients": [split_vals[i] for i in ingredients]}
-        | {**record, **records.distance_to_pruned(context, trees.member(soup.params, 0))}
-        | {"greedy": selection}
-        | {
-            name: {
-                "distances": metrics.soup_distances(group.params),
-                "prediction_ensemble": records.prediction_ensemble(context, group),
-            }
-            for name, group in (("candidates", stack), ("selected", ingredient_stack))
-        },
+        {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
+        | {**record, "greedy": selection}
+        | _described_groups(context, stack, ingredients),
     )
 
 
-def _train(
-    context: Context,
-    work: Work,
-    title: str,
-    variables: Variables,
-    mask: PyTree,
-    recipe: loop.Recipe,
-    on_divergence: str,
-) -> Trained:
-    def choose(state: TrainState) -> str:
-        return execution.choose(context, state, mask, recipe)
+def _described_groups(context: Context, stack: Variables, ingredients: list[int]) -> dict[str, Any]:
+    """Describes all candidates, and those that the soup took, as groups of models."""
 
-    return resumable.train(
-        work, title, context.problem_for, context.feed, variables, mask, recipe, choose, on_divergence
+    def describe(group: Variables) -> dict[str, Any]:
+        return {
+            "distances": metrics.soup_distances(group.params),
+            "prediction_ensemble": records.prediction_ensemble(context, group),
+        }
+
+    candidates = describe(stack)
+    if len(ingredients) == trees.stack_size(stack):
+        return {"candidates": candidates, "selected": candidates}
+    return {"candidates": candidates, "selected": describe(trees.member(stack, np.array(ingredients)))}
+
+
+def _prune(spec: Retrain, parent: Artifact) -> tuple[Variables, PyTree]:
+    """Returns the pruned model and its mask."""
+    mask = selectors.select(
+        spec.selector,
+        parent.variables.params,
+        parent.mask,
+        spec.amount,
+        key(spec.run_id, "IMP", spec.phase, "prune"),
+        among=masks.restrict(parent.mask, spec.prune_only, spec.prune_except),
     )
+    params = jax.device_get(jax.jit(apply_mask)(parent.variables.params, mask))
+    return parent.variables.replace(params=params), mask
+
+
+def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any]) -> np.ndarray:
+    own, history = stage.spec.retraining, context.history(stage.dense)
+    n_steps = own.n_epochs * context.steps_per_epoch(stage.spec.batch_size)
+    if own.peak is not None:
+        return retraining_schedules.learning_rates_to_peak(own.peak, n_steps)
+    return retraining_schedules.learning_rates(
+        own.schedule,
+        history,
+        n_steps,
+        relative_norm_drop=pruned["relative_norm_drop"],
+        fraction_pruned=stage.spec.amount,
+    )
+
+
+def _member_keys(stages: list[Stage], purpose: str) -> jax.Array:
+    specs = [stage.spec for stage in stages]
+    return jax.numpy.stack([key(spec.run_id, "IMP", spec.phase, purpose, spec.retraining.seed) for spec in specs])
 
 
 def _without(diverged: dict[int, int], stack: Variables, pruned: Variables) -> Variables:
@@ -191,50 +220,37 @@ def _without(diverged: dict[int, int], stack: Variables, pruned: Variables) -> V
 
 
 def _healthy(
-    context: Context, title: str, candidates: list[Artifact], split_vals: list[int | float]
+    context: Context, title: str, candidates: list[Artifact], labels: list[int | float]
 ) -> tuple[list[Artifact], list[int | float]]:
     """Leaves out the candidates that diverged, and says so."""
     kept = [i for i, candidate in enumerate(candidates) if candidate.record.get("diverged") is None]
     for i in sorted({*range(len(candidates))} - {*kept}):
         step = candidates[i].record["diverged"]
-        context.console.line(f"{title}: without member {split_vals[i]}, which diverged at step {step}")
+        context.console.line(f"{title}: without member {labels[i]}, which diverged at step {step}")
     if len(kept) < min(2, len(candidates)):
         raise RunError(f"{title}: only {len(kept)} of {len(candidates)} candidates did not diverge; a soup needs two")
-    return [candidates[i] for i in kept], [split_vals[i] for i in kept]
+    return [candidates[i] for i in kept], [labels[i] for i in kept]
 
 
-def _retraining_rates(context: Context, member: Retraining, amount: float, pruned: dict[str, Any]) -> np.ndarray:
-    n_steps = member.n_epochs * context.steps_per_epoch
-    if member.peak is not None:
-        return retrain.learning_rates_to_peak(member.peak, n_steps)
-    return retrain.learning_rates(
-        member.schedule,
-        context.dense_history(),
-        n_steps,
-        relative_norm_drop=pruned["relative_norm_drop"],
-        fraction_pruned=amount,
-    )
-
-
-def _recalibrate(context: Context, stack: Variables, keys: list[jax.Array]) -> Variables:
-    settings = context.settings
+def _recalibrated(context: Context, spec: Retrain | Soup, stack: Variables, keys: jax.Array) -> Variables:
+    method, fraction = spec.recalibration or (None, None)
     stack = recalibrate(
-        context.problem,
+        context.task,
         context.feed,
         stack,
-        batch_size=settings.batch_size,
-        fraction=settings.bn_recalibration_frac,
-        method=settings.bn_recalibration,
-        keys=jax.numpy.stack(keys),
-        execution=context.execution,
+        batch_size=spec.batch_size,
+        fraction=fraction,
+        method=method,
+        keys=keys,
+        execution=context.executor(trees.stack_size(stack)),
+        on_line=context.console.line,
     )
     return jax.device_get(stack)
 
 
 def _check_pruned(stacked_params: PyTree, mask: PyTree, title: str) -> None:
     """Guards the promise that pruned weights are exactly zero in every member."""
-    for (path, leaf), kept in zip(
-        jax.tree_util.tree_leaves_with_path(stacked_params), jax.tree.leaves(mask), strict=True
-    ):
-        if np.any(np.asarray(leaf)[:, ~np.asarray(kept)]):
-            raise RunError(f"{title}: a pruned weight of {trees.path_name(path)} is not zero")
+    kept = masks.prunable_leaves(mask, mask)
+    for name, leaf in masks.prunable_leaves(stacked_params, mask).items():
+        if np.any(np.asarray(leaf)[:, ~np.asarray(kept[name])]):
+            raise RunError(f"{title}: a pruned weight of {name} is not zero")

@@ -1,170 +1,185 @@
-"""Stopping when asked to: SIGTERM and Ctrl-C end a run after a checkpoint; asked twice, at once.
+"""Stopping when asked to: a signal ends a run at once, and where something is being saved, right after that.
 
-Exit codes: 143 after SIGTERM, 130 after SIGINT, as a shell gives to what a signal ends.
+Exit codes are 128 and the signal's number, as a shell gives to what a signal ends: 143 after SIGTERM, 130 after SIGINT.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
-import jax
+ALWAYS = ("SIGTERM", "SIGINT", "SIGHUP")
+"""The signals that ask every run to stop."""
 
+_ECHO_SECONDS = 0.1
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop and did.
+class Stopped(BaseException):
+    """A run that was asked to stop and did; raised by `Stop.now` and by nothing else.
 
-    Not an Exception: it may be raised anywhere, also inside of code that goes on after any Exception.
+    Not an Exception: code on the way out that goes on after any Exception is not to go on after this one.
 
     Attributes:
-        exit_code: 128 and the signal's number.
+        number: the signal.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, number: signal.Signals):
         super().__init__(
-            f"stopped by {name}: finished stages and checkpoints are kept; the same command goes on from there"
+            f"stopped by {number.name}: finished stages and checkpoints are kept; the same command goes on from there"
         )
-        self.exit_code = 128 + signal.Signals[name]
+        self.number = number
 
 
-class Preemption:
-    """Turns the first SIGTERM or SIGINT into a stop at the next good place; a context manager.
+class Stop:
+    """Ends the process when a signal asks for it; a context manager.
 
-    Outside of `deferred` every place is good, and `Stopped` is raised at once; again a moment later, if that was in a
-    callback whose errors Python only prints. A second signal ends the process on the spot. Only in the main thread, and
-    only signals that are not ignored; elsewhere it does nothing.
+    Outside of `saving` the first signal ends the process at once, with one line. Inside it is only noted: the code
+    there asks for it, saves, and calls `now`. A second signal ends the process on the spot.
 
-    With `jax.distributed` SIGTERM is left to JAX, whose service lets all processes stop after the same step; that is
-    seen inside training loops only, through `reached`. SIGINT is handed on as SIGTERM there.
+    Signals are received by a thread of their own. The main thread is never interrupted, so no library has to bear an
+    error that is raised in the middle of it, and it does not have to come back from a compilation to be ended.
+
+    Only in the main thread, and only signals that are not ignored; elsewhere it does nothing.
 
     Attributes:
-        requested: name of the signal that came; None: go on.
+        requested: the signal that came; None: go on.
     """
 
     def __init__(self):
-        self.requested: str | None = None
-        self._distributed = jax.distributed.is_initialized()
-        self._deferred = 0
-        self._raised = False
-        self._lost = False
-        self._unraisable = sys.unraisablehook
+        self.requested: signal.Signals | None = None
+        self._since = 0.0
+        self._saving = 0
+        # Held while a signal is acted upon, and where the main thread changes what is done then: there it waits for an
+        # end that has begun.
+        self._deciding = threading.Lock()
         self._previous: dict[signal.Signals, object] = {}
+        self._receiver: threading.Thread | None = None
+        self._pipe = self._previous_pipe = -1
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            own = (signal.SIGINT,) if self._distributed else (signal.SIGTERM, signal.SIGINT)
-            for number in own:
-                # None: not Python's to restore. Ignored: what `nohup` and background jobs of a shell ask for.
-                if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self._previous[number] = signal.signal(number, self._on_signal)
-            if self._previous:
-                self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+            received, self._pipe = os.pipe()
+            os.set_blocking(self._pipe, False)  # as Python wants it
+            self._previous_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+            self._receiver = threading.Thread(target=self._receive, args=(received,), name="stop", daemon=True)
+            self._receiver.start()
+            self.listen(ALWAYS)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if isinstance(error[1], Stopped):
-            # The process is about to end; a second signal is still to end it at once, not to interrupt its clean-up.
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Stopped):
+            leave(error.number, error)
+        if self._receiver is None:
             return
-        if self._raised and isinstance(error[1], Exception):
-            # A library caught the stop and went on without what it was doing.
-            raise Stopped(self.requested) from error[1]
-        if self._previous:
-            sys.unraisablehook = self._unraisable
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+        with self._deciding:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._previous_pipe)
+        os.close(self._pipe)
+        self._receiver.join()
+
+    def listen(self, names: Iterable[str]) -> None:
+        """Lets more signals ask for a stop.
+
+        Args:
+            names: such as `'SIGUSR1'`.
+        """
+        for number in (signal.Signals[name] for name in names):
+            # None: not Python's to restore. Ignored: what `nohup` and background jobs of a shell ask for.
+            if self._receiver is not None and signal.getsignal(number) not in (None, signal.SIG_IGN):
+                self._previous.setdefault(number, signal.getsignal(number))
+                signal.signal(number, _received_elsewhere)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Keeps the first signal from raising: the code inside asks `reached`, saves, and calls `stop`.
-
-        Raises:
-            Stopped: at the end, when the signal came too late for the code inside to see it.
-        """
-        self._deferred += 1
+    def saving(self) -> Iterator[None]:
+        """Lets the code inside decide when to stop; after its end, a signal that it did not see ends the process."""
+        with self._deciding:
+            self._saving += 1
         try:
             yield
         finally:
-            self._deferred -= 1
-        if not self._deferred and not self._distributed:
-            self.stop()
+            with self._deciding:
+                self._saving -= 1
+        if not self._saving and self.requested is not None:
+            leave(self.requested, Stopped(self.requested))
 
-    def reached(self, step: int) -> bool:
-        """Tells whether to stop after this step; with several processes all are told so at the same step.
-
-        Args:
-            step: grows from call to call within the process; with several processes, equal in all of them.
-        """
-        if self._distributed:
-            from jax.experimental import multihost_utils
-
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.requested = self.requested or signal.SIGTERM.name
-                return True
-            return False
+    def asked(self) -> bool:
+        """Tells whether a signal has asked for a stop."""
         return self.requested is not None
 
-    def stop(self) -> None:
-        """Ends the run if a signal asked for it.
+    def now(self) -> NoReturn:
+        """Ends a run that was asked to stop, once what is worth it is saved.
 
         Raises:
-            Stopped: one did.
+            Stopped: always; at the end of this context it ends the process.
         """
-        if self.requested is not None:
-            raise Stopped(self.requested)
+        raise Stopped(self.requested)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self._lost:
-            self._lost = False
-            if not self._deferred:
-                self.stop()
-            return
-        if self.requested is not None:
-            leave(128 + number)
-        self.requested = signal.Signals(number).name
-        if self._distributed:
-            os.kill(os.getpid(), signal.SIGTERM)
-        elif not self._deferred:
-            self._raised = True
-            self.stop()
+    def _receive(self, pipe: int) -> None:
+        while received := os.read(pipe, 1):
+            if received[0] in self._previous:
+                with self._deciding:
+                    self._act(signal.Signals(received[0]))
+        os.close(pipe)
 
-    def _on_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        error = unraisable.exc_value
-        if not isinstance(error, Stopped):
-            self._unraisable(unraisable)
-            return
-        # From a thread: a signal that came right now would be handled, and lost again, in here.
-        self._lost = True
-        number = error.exit_code - 128
-        again = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number))
-        again.daemon = True
-        again.start()
+    def _act(self, number: signal.Signals) -> None:
+        if self.requested is None:
+            self.requested, self._since = number, time.monotonic()
+            _let_go_of_lost_terminals()
+            if not self._saving:
+                leave(number, Stopped(number))
+        # A terminal that closes and what passes signals on to its children send one twice, and a limit of CPU time
+        # sends its signal every second: neither is impatience.
+        elif number != signal.SIGXCPU and time.monotonic() - self._since > _ECHO_SECONDS:
+            leave(number)
 
 
-def leave(code: int) -> None:
+def leave(number: signal.Signals, why: object = "") -> NoReturn:
     """Ends the process without any clean-up but a usable terminal.
 
     Python's own clean-up is no place to be in while XLA still computes in its threads: it can crash there.
 
     Args:
-        code: the exit code.
+        number: the signal that asked for it.
+        why: one line for standard error; empty: none.
     """
-    # In a thread and not for long: the signal may have come while this thread holds the stream's own lock.
-    last = threading.Thread(target=_flush, daemon=True)
+    # In a thread and not for long: the main thread may hold a stream's lock, and a terminal may be held.
+    last = threading.Thread(target=_say, args=(str(why),), daemon=True)
     last.start()
     last.join(1.0)
-    os._exit(code)
+    os._exit(128 + number)
 
 
-def _flush() -> None:
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        if os.isatty(1):
+            os.write(1, _SHOW_CURSOR)  # a live progress bar hides it
+        if line:
+            os.write(2, f"{line}\n".encode())
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-            if stream.isatty():
-                os.write(stream.fileno(), _SHOW_CURSOR)  # a live progress bar hides it
+
+
+def _let_go_of_lost_terminals() -> None:
+    """Whoever saves goes on printing; where the terminal was closed, each line would be an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                continue
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+def _received_elsewhere(number: int, frame: FrameType | None) -> None:
+    """Has to be there for Python to pass the signal on to the thread that receives it."""

@@ -14,7 +14,7 @@ from types import ModuleType
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.errors import SettingsError, one_line
 from ssoup_jax.storage import atomic
 
 Arrays = dict[str, np.ndarray]
@@ -95,7 +95,7 @@ def _decode_safetensors(path: Path, data: bytes) -> Arrays:
     try:
         tensors = deserialize(data)
     except SafetensorError as error:
-        raise SettingsError(f"{path}: truncated, or not a safetensors file ({_line(error)})") from None
+        raise SettingsError(f"{path}: truncated, or not a safetensors file ({_first_sentence(error)})") from None
     arrays = {}
     for name, tensor in sorted(tensors):  # their order in the file means nothing
         dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
@@ -154,7 +154,7 @@ def _decode_torch(path: Path, data: bytes) -> Arrays:
             tensor = tensor.detach().to_dense()
             arrays[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         except (TypeError, RuntimeError) as error:
-            raise SettingsError(f"{path}: {name} cannot be read ({_line(error)})") from None
+            raise SettingsError(f"{path}: {name} cannot be read ({_first_sentence(error)})") from None
     return arrays
 
 
@@ -166,7 +166,7 @@ def _why_unreadable(data: bytes, message: str) -> str:
     if "TorchScript" in message:
         return f"holds a TorchScript program, not a state dict; {_ALONE}"
     if zipfile.is_zipfile(io.BytesIO(data)):
-        return f"a damaged PyTorch file, or a zip archive of something else ({_line(message)})"
+        return f"a damaged PyTorch file, or a zip archive of something else ({_first_sentence(message)})"
     return "truncated, or not a PyTorch file"
 
 
@@ -188,5 +188,5 @@ def _first_import(data: bytes) -> str | None:
     return None
 
 
-def _line(error: object) -> str:
-    return " ".join(str(error).split(". ")[0].split())
+def _first_sentence(error: object) -> str:
+    return one_line(str(error).split(". ")[0])

@@ -17,6 +17,7 @@ from ssoup_jax.errors import SettingsError
 from ssoup_jax.interop import files, fits
 from ssoup_jax.interop.state_dict import (
     COUNTER,
+    Entry,
     entries,
     from_state_dict,
     from_torch_layout,
@@ -25,6 +26,7 @@ from ssoup_jax.interop.state_dict import (
 )
 from ssoup_jax.models import ImageShape
 from ssoup_jax.models.layers import Network
+from ssoup_jax.pruning.masks import is_kernel
 from ssoup_jax.trees import PyTree
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -103,8 +105,8 @@ def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageSha
         image_shape: height, width and channels of an image.
 
     Returns:
-        `(params, batch_stats, mask)`: float32, float32 (`{}` without BatchNorm) and bool with the structure and shapes
-        of `params`, True wherever the file has no mask.
+        `(params, batch_stats, mask)`: float32, float32 (`{}` without BatchNorm) and a mask that is True wherever the
+        file has none.
 
     Raises:
         SettingsError: the checkpoint is another network's; says which tensor shows it and whose it is. Or it masks
@@ -123,9 +125,10 @@ def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageSha
     leaves = {}
     for entry in expected:
         mask = masks.get(entry.name, np.ones(entry.shape, bool))
+        prunable = _is_prunable(entry)
         if entry.collection == "params":
-            leaves[entry.path] = jnp.asarray(from_torch_layout(mask))
-        if not mask.all() and entry.path[-1:] != ("kernel",):
+            leaves[entry.path] = jnp.asarray(from_torch_layout(mask)) if prunable else None
+        if not mask.all() and not prunable:
             raise SettingsError(
                 f"{checkpoint.path}: {entry.name}_mask prunes {np.sum(~mask)} values; "
                 f"only weights of convolutions and linear layers can be pruned"
@@ -151,7 +154,7 @@ def write(
         image_shape: height, width and channels of an image.
         params: parameters of one network, zero where `mask` is False.
         batch_stats: its BatchNorm statistics; `{}` if it has none.
-        mask: structure and shapes of `params`; None: nothing is pruned.
+        mask: structure of `params`, a bool array for every prunable weight; None: nothing is pruned.
         pruned: True: every prunable weight as `_orig` and `_mask`, which fit a network that `torch.nn.utils.prune` was
             applied to; False: plain.
 
@@ -163,11 +166,15 @@ def write(
     given = None if mask is None else flatten_dict(mask)
     masks = {}
     for entry in entries(model, image_shape):
-        if entry.path[-1:] == ("kernel",):
+        if _is_prunable(entry):
             kept = np.ones(entry.shape, bool) if given is None else to_torch_layout(np.asarray(given[entry.path]))
             _check_agree(path, entry.name, state[entry.name], kept, zeros=True)
             masks[entry.name] = kept
     files.save(path, _as_pairs(state, masks) if pruned else state)
+
+
+def _is_prunable(entry: Entry) -> bool:
+    return is_kernel("/".join(entry.path))
 
 
 def _as_pairs(state: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

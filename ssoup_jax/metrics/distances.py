@@ -11,7 +11,7 @@ import numpy as np
 
 from ssoup_jax import trees
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.pruning.prunable import prunable_leaves
+from ssoup_jax.pruning.masks import prunable_leaves
 from ssoup_jax.trees import PyTree
 
 # Columns of the stack that are held in float64 at a time.
@@ -25,16 +25,17 @@ class Drop(NamedTuple):
     relative: float
 
 
-def distance_to_origin(params: PyTree) -> float:
-    """Returns the L2 norm of the prunable weights."""
-    return _norm(prunable_leaves(params))
+def distance_to_origin(params: PyTree, mask: PyTree) -> float:
+    """Returns the L2 norm of the weights that the mask says are prunable, pruned or not."""
+    return _norm(prunable_leaves(params, mask))
 
 
-def distance_to_pruned(params: PyTree, sparsity: float) -> Drop:
+def distance_to_pruned(params: PyTree, mask: PyTree, sparsity: float) -> Drop:
     """Measures how far a model is from itself after global magnitude pruning.
 
     Args:
         params: the model's parameters; n of them are prunable weights.
+        mask: says what is prunable; which of it is pruned does not matter.
         sparsity: fraction of zeros that pruning would leave; `int((1 - sparsity) * n)` weights stay.
 
     Returns:
@@ -45,7 +46,7 @@ def distance_to_pruned(params: PyTree, sparsity: float) -> Drop:
     """
     if not 0 <= sparsity <= 1:
         raise SettingsError(f"sparsity: found {sparsity}, must be in [0, 1]")
-    kernels = [np.ravel(kernel) for kernel in jax.device_get(list(prunable_leaves(params).values()))]
+    kernels = [np.ravel(kernel) for kernel in jax.device_get(list(prunable_leaves(params, mask).values()))]
     # Sorted whole: NumPy's partition is many times slower than its sort where most entries are equal, as zeros are.
     magnitudes = np.sort(np.abs(np.concatenate(kernels or [np.zeros(0)])))
     n_removed = magnitudes.size - int((1 - sparsity) * magnitudes.size)

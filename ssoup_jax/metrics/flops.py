@@ -10,8 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.pruning.prunable import prunable_leaves
-from ssoup_jax.trees import PyTree
+from ssoup_jax.trees import PyTree, path_name
 
 
 @functools.cache
@@ -51,7 +50,7 @@ def layer_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> dict[
         with nn.intercept_methods(count):
             return model.init(jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32), **mode)
 
-    for name, kernel in prunable_leaves(jax.eval_shape(trace).get("params", {})).items():
+    for name, kernel in _kernels(jax.eval_shape(trace).get("params", {})).items():
         # Under nn.scan or nn.vmap a call sees a slice of the kernel and says nothing of how often it happens.
         if shapes.get(name) != kernel.shape:
             raise SettingsError(
@@ -82,7 +81,7 @@ def flops(
         SettingsError: `params` do not belong to `model`, or a kernel cannot be counted.
     """
     dense = layer_multiply_adds(model, image_shape)
-    kernels = prunable_leaves(params)
+    kernels = _kernels(params)
     if kernels.keys() != dense.keys():
         name = min(kernels.keys() ^ dense.keys())
         raise SettingsError(f"flops: {name} is in only one of model and params; the params belong to another model")
@@ -93,6 +92,12 @@ def flops(
     )
     total = sum(dense.values())
     return {"dense": total, "nonzero": nonzero, "speedup": total / nonzero if nonzero else None, "per_layer": dense}
+
+
+def _kernels(params: PyTree) -> dict[str, jax.Array]:
+    """Returns what multiplies, prunable or not, by path."""
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return {name: leaf for name, leaf in leaves.items() if name.split("/")[-1] == "kernel"}
 
 
 def _multiply_adds(module: nn.Module, name: str, kernel: tuple, x: tuple, y: tuple) -> int:

@@ -6,15 +6,16 @@ import jax
 import numpy as np
 
 from ssoup_jax import trees
-from ssoup_jax.pruning.prunable import prunable_leaves
+from ssoup_jax.pruning.masks import prunable_leaves
 from ssoup_jax.trees import PyTree
 
 
-def sparsity(params: PyTree) -> dict[str, float | int | dict[str, float]]:
+def sparsity(params: PyTree, mask: PyTree) -> dict[str, float | int | dict[str, float]]:
     """Counts the zeros of a model.
 
     Args:
         params: the model's parameters; BatchNorm statistics are none.
+        mask: says what is prunable; which of it is pruned does not matter.
 
     Returns:
         `global`: fraction of zeros among all weights and biases, BatchNorm's too. `prunable`: fraction among the
@@ -31,7 +32,7 @@ def sparsity(params: PyTree) -> dict[str, float | int | dict[str, float]]:
 
     return {
         "global": fraction(leaves),
-        "prunable": fraction(prunable_leaves(params)),
+        "prunable": fraction(prunable_leaves(params, mask)),
         "per_layer": {name: fraction([name]) for name in leaves if name.split("/")[-1] != "bias"},
         "n_params": sum(sizes.values()),
         "n_nonzero_params": sum(nonzero.values()),

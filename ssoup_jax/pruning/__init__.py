@@ -1,28 +1,23 @@
 """Which weights may go, which of them go, and how they stay gone."""
 
-from ssoup_jax.pruning.prunable import full_mask, is_prunable, prunable_leaves
-from ssoup_jax.pruning.selectors import (
-    SELECTORS,
-    global_magnitude,
-    phase_amount,
-    prune_count,
-    random_selection,
-    select,
-    uniform_magnitude,
-)
-from ssoup_jax.pruning.transform import apply_mask, keep_masked_zero
+from ssoup_jax.pruning.allocation import phase_amount, prune_count
+from ssoup_jax.pruning.masks import dense_form, from_dense_form, full_mask, is_kernel, prunable_leaves, restrict
+from ssoup_jax.pruning.selectors import SELECTORS, Selector, select
+from ssoup_jax.pruning.transform import apply_mask, keep_masked_zero, masked
 
 __all__ = [
     "SELECTORS",
+    "Selector",
     "apply_mask",
+    "dense_form",
+    "from_dense_form",
     "full_mask",
-    "global_magnitude",
-    "is_prunable",
+    "is_kernel",
     "keep_masked_zero",
+    "masked",
     "phase_amount",
     "prunable_leaves",
     "prune_count",
-    "random_selection",
+    "restrict",
     "select",
-    "uniform_magnitude",
 ]

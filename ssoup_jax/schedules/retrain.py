@@ -92,44 +92,17 @@ def learning_rates(
             return _linear(history.peak * scale, n_steps)
 
 
-def learning_rates_to_peak(split_val: float | str, n_steps: int) -> np.ndarray:
+def learning_rates_to_peak(peak: float, n_steps: int) -> np.ndarray:
     """Returns the rates of a member of `ensemble_by='retrain_schedule'`: LLR with the member's own peak.
 
     Args:
-        split_val: the peak, or its decimal string; it may exceed the peak of dense training.
+        peak: above 0; it may exceed the peak of dense training.
         n_steps: optimiser steps of retraining.
 
     Returns:
         float64 `[n_steps]`.
-
-    Raises:
-        SettingsError: the value is no finite number above 0.
     """
-    return _linear(read_peak(split_val), n_steps)
-
-
-def read_peak(split_val: float | str) -> float:
-    """Reads the `split_val` of a member of `ensemble_by='retrain_schedule'`.
-
-    Args:
-        split_val: a number or its decimal string.
-
-    Returns:
-        The peak learning rate.
-
-    Raises:
-        SettingsError: the value is no finite number above 0.
-    """
-    try:
-        peak = math.nan if isinstance(split_val, bool) else float(split_val)
-    except (TypeError, ValueError):
-        peak = math.nan
-    if not 0 < peak < math.inf:
-        raise SettingsError(
-            f"split_val: found {split_val!r}, allowed with ensemble_by='retrain_schedule': "
-            "a peak learning rate, a finite number above 0"
-        )
-    return peak
+    return _linear(peak, n_steps)
 
 
 def _warmed_up(peak: float, n_steps: int, decay: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:

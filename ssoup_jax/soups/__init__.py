@@ -1,3 +1,7 @@
-"""Soups: averages of candidates."""
+"""Soups: weighted averages of candidates."""
 
-METHODS = ("UniformEnsembling", "GreedySoup")
+from ssoup_jax.soups.averaging import Weights, average, common_mask
+from ssoup_jax.soups.greedy import Trial
+from ssoup_jax.soups.methods import SOUPS, Method
+
+__all__ = ["SOUPS", "Method", "Trial", "Weights", "average", "common_mask"]

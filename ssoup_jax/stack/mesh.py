@@ -38,13 +38,24 @@ def on_one(tree: PyTree) -> PyTree:
     return jax.tree.map(take, tree)
 
 
-def run(
+def spread(stack: PyTree) -> PyTree:
+    """Spreads a stack over all devices; one that they do not divide evenly is copied to all of them."""
+    return jax.device_put(stack, _home(stack))
+
+
+def _home(stack: PyTree) -> NamedSharding:
+    mesh = all_devices()
+    return NamedSharding(mesh, P() if jax.tree.leaves(stack)[0].shape[0] % mesh.size else P(AXIS))
+
+
+def call(
     execute: Callable, fn: Callable, shared: PyTree, state: PyTree, inputs: PyTree, active: np.ndarray
-) -> tuple[PyTree, PyTree]:
-    """Runs the active members of a stack, spread over all devices.
+) -> tuple[Callable, tuple]:
+    """Returns the program that runs the active members of a stack, spread over all devices, and its arguments.
 
     Each device runs `ceil(k / devices)` members; where that is more than there are, copies fill up, whose results are
-    dropped. A stack that the devices divide evenly stays spread between calls; any other is copied to all of them.
+    dropped. The program returns the stack's new state and its outputs, leaves `[m, ...]`; outputs of members that did
+    not run are zero.
 
     Args:
         execute: how one device runs its own members: `(fn, shared, state, inputs) -> (state, outputs)`, all stacked.
@@ -53,19 +64,16 @@ def run(
         state: leaves `[m, ...]`; donated.
         inputs: leaves `[m, ...]`.
         active: indices of the members to run, int `[k]`, k > 0.
-
-    Returns:
-        The stack's new state and its outputs, leaves `[m, ...]`; outputs of members that did not run are zero.
     """
     mesh, size = all_devices(), trees.stack_size((state, inputs))
-    home = NamedSharding(mesh, P() if size % mesh.size else P(AXIS))
+    home = _home((state, inputs))
     state, inputs = jax.device_put((state, inputs), home)
     whole = len(active) == size and not size % mesh.size
-    slots, targets = (None, None) if whole else on_all(_spread(active, mesh.size, size))
-    return _sharded(execute, fn, home, on_all(shared), state, inputs, slots, targets)
+    slots, targets = (None, None) if whole else on_all(_slots(active, mesh.size, size))
+    return _sharded, (execute, fn, home, on_all(shared), state, inputs, slots, targets)
 
 
-def _spread(active: np.ndarray, n_devices: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _slots(active: np.ndarray, n_devices: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Gives every device as many slots as the fullest one needs.
 
     Returns:

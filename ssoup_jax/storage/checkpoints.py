@@ -1,4 +1,4 @@
-"""Checkpoints inside a stage: the whole training state every so often, written while training goes on.
+"""Checkpoints: the whole training state every so often, written while training goes on.
 
 A thread of our own rather than Orbax's asynchronous save: the manifest and the rename must follow the write in the
 background too, and what one synchronous call in one thread does, and how it fails, can be followed.
@@ -7,9 +7,8 @@ background too, and what one synchronous call in one thread does, and how it fai
 import contextlib
 import errno
 import os
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,19 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from ssoup_jax.errors import RunError
+from ssoup_jax.errors import RunError, one_line
 from ssoup_jax.storage import manifest
 from ssoup_jax.storage.json_files import to_json, write_json
+from ssoup_jax.storage.layout import CHECKPOINT, STATE, step_name, step_of
 from ssoup_jax.trees import PyTree, path_name
 
-RECORD = "checkpoint.json"
-_NAME = re.compile(r"step-(\d{8,18})")
 _PARTIAL, _REMOVED = ".partial", ".removed"
 
 
 class Checkpoints:
-    """The checkpoints of one stage, or of the stages that train as one stack, in a folder of their own.
+    """The checkpoints of what trains as one stack, in a folder of their own.
 
-    One process at a time: whoever uses the folder holds the locks of its stages.
+    One process at a time: whoever uses the folder holds the locks of what is made from it.
 
     Args:
         folder: made at the first save; what a killed process left half written in it is removed.
@@ -42,7 +40,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, on_damage: Callable[[str], None] = print):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, found {keep}")
-        self._folder = folder.absolute()  # Orbax takes no other paths
+        self._folder = folder
         self._keep = keep
         self._on_damage = on_damage
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -69,14 +67,16 @@ class Checkpoints:
         self._pending_step = step
         self._pending = self._writer.submit(self._write, step, leaves, record)
 
-    def latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+    def latest(self, like: PyTree, *older: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
         """Reads the newest checkpoint that is whole; every other that is met is set aside.
 
         Args:
             like: arrays or shapes of the state's structure, shapes and dtypes.
+            older: the same of forms that states had before, the newest first.
 
         Returns:
-            Its step, its state as arrays on the host, and its info; None without any.
+            Its step, its state as arrays on the host in the first form that has its leaves, and its info; None without
+            any.
 
         Raises:
             RunError: the last write failed, or the disk cannot be read for now.
@@ -84,7 +84,7 @@ class Checkpoints:
         self.wait()
         for step, folder in reversed(self._found()):
             try:
-                return step, *_read(folder, step, like)
+                return step, *_read(folder, step, (like, *older))
             except manifest.Damaged as error:
                 aside = manifest.set_aside(folder, str(step))
                 self._on_damage(f"checkpoint of step {step} is not used: {error.problem}; set aside as {aside}")
@@ -118,16 +118,16 @@ class Checkpoints:
         """Returns every checkpoint's step and folder, by step."""
         if not self._folder.is_dir():
             return []
-        matches = [(_NAME.fullmatch(path.name), path) for path in self._folder.iterdir()]
-        return sorted((int(match[1]), path) for match, path in matches if match)
+        found = [(step_of(path.name), path) for path in self._folder.iterdir()]
+        return sorted((step, path) for step, path in found if step is not None)
 
     def _write(self, step: int, leaves: dict[str, np.ndarray], record: dict[str, Any]) -> None:
-        name = f"step-{step:08d}"
+        name = step_name(step)
         partial = self._folder / f".{name}{_PARTIAL}"
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            write_folder(partial, leaves, {RECORD: record})
+            write_folder(partial, leaves, {CHECKPOINT: record})
             place = self._folder / name
             self._remove(place)
             partial.rename(place)
@@ -168,7 +168,7 @@ def write_folder(folder: Path, arrays: PyTree, records: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        ocp.save(folder / "state", arrays, overwrite=True)
+        ocp.save(folder.absolute() / STATE, arrays, overwrite=True)  # Orbax takes no other paths
         for name, record in records.items():
             write_json(folder / name, record)
         # Orbax makes folders that have gone away anew; half a state in such a one must not get a manifest.
@@ -177,17 +177,6 @@ def write_folder(folder: Path, arrays: PyTree, records: dict[str, Any]) -> None:
         manifest.write(folder)
     finally:
         os.close(opened)
-
-
-def one_line(error: BaseException) -> str:
-    """Spells an error of the disk or of Orbax in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {error.filename}" if error.filename else "")
-    # TensorStore wraps the system's own words in many of its own.
-    found = re.search(
-        r"(No space left on device|Disk quota exceeded|Read-only file system|Input/output error)", str(error)
-    )
-    return found[1] if found else " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def spec(leaf: Any) -> str:
@@ -209,29 +198,30 @@ def _described(tree: PyTree) -> list[list[str]]:
     return [[path_name(path), spec(leaf)] for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _read(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """Reads one checkpoint.
+def _read(folder: Path, step: int, forms: Sequence[PyTree]) -> tuple[PyTree, dict[str, Any]]:
+    """Reads one checkpoint of any of the given forms.
 
     Raises:
         Damaged: it is not whole, or not one of this state.
     """
     manifest.check(folder)
-    record = manifest.read_json(folder / RECORD)
-    stored, wanted, info = record.get("leaves"), _described(like), record.get("info")
+    record = manifest.read_json(folder / CHECKPOINT)
+    stored, info = record.get("leaves"), record.get("info")
     if record.get("step") != step or not isinstance(info, dict):
-        raise manifest.Damaged(folder, f"{RECORD} is not of step {step}")
-    if stored != wanted:
-        raise manifest.Damaged(folder, f"not of this stage: {_difference(stored, wanted)}")
+        raise manifest.Damaged(folder, f"{CHECKPOINT} is not of step {step}")
+    like = next((form for form in forms if stored == _described(form)), None)
+    if like is None:
+        raise manifest.Damaged(folder, f"not of this state: {_difference(stored, _described(forms[0]))}")
     try:
-        arrays = ocp.load(folder / "state")
+        arrays = ocp.load(folder.absolute() / STATE)
         leaves = [
             arrays[f"{index:05d}"] if np.prod(leaf.shape) else np.zeros(leaf.shape, leaf.dtype)
             for index, leaf in enumerate(jax.tree.leaves(like))
         ]
-        if [spec(leaf) for leaf in leaves] != [own for _, own in wanted]:
+        if [spec(leaf) for leaf in leaves] != [spec(leaf) for leaf in jax.tree.leaves(like)]:
             raise ValueError("the arrays are not those that it describes")
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise manifest.Damaged(folder, f"state cannot be read ({one_line(error)})") from None
+        raise manifest.Damaged(folder, f"{STATE} cannot be read ({one_line(error)})") from None
     return jax.tree.unflatten(jax.tree.structure(like), leaves), info
 
 

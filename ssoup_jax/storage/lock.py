@@ -1,4 +1,4 @@
-"""One process at a time for every stage, on one machine or on several that share a disk."""
+"""One process at a time for whatever is made, on one machine or on several that share a disk."""
 
 import contextlib
 import errno
@@ -50,17 +50,14 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(
-    folder: Path, names: Iterable[str], on_wait: Callable[[str], None], poll_seconds: float = _POLL_SECONDS
-) -> Iterator[None]:
-    """Holds the locks of stages; waits for other processes that hold one, until a signal ends the wait.
+def hold(paths: Iterable[Path], on_wait: Callable[[str], None], poll_seconds: float = _POLL_SECONDS) -> Iterator[None]:
+    """Holds locks; waits for other processes that hold one, until a signal ends the wait.
 
     A lock dies with its holder, however that ends. What was to be done may have been done by the other process
     meanwhile, so look again once the locks are held.
 
     Args:
-        folder: where the lock files are; made where it is not there.
-        names: the stages'.
+        paths: the lock files; they and their folders are made where they are not there.
         on_wait: told in one line whom is waited for, once per lock, or that the file system knows no locks.
         poll_seconds: how often a held lock is tried again.
 
@@ -69,8 +66,7 @@ def hold(
     """
     with contextlib.ExitStack() as stack:
         # Two processes that want the same locks in different orders would wait for each other forever.
-        for name in sorted(set(names)):
-            path = folder / f"{name}.lock"
+        for path in sorted(set(paths)):
             try:
                 descriptor = _open(path)
             except OSError as error:

@@ -18,13 +18,13 @@ from typing import IO, Any
 
 from ssoup_jax.errors import RunError
 from ssoup_jax.storage import atomic
+from ssoup_jax.version import VERSION
 
 NAME = "manifest.json"
 
 # Raised when the manifest lists other things. `format`, `ssoup_jax`, `sha256` and the spelling stay as they are in
 # every format, so that an older version can tell a newer manifest from a damaged one.
 FORMAT = 1
-VERSION = "0.1.0"
 
 _ASIDE = "damaged"
 _LARGEST_JSON = 64 * 2**20

@@ -2,34 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ssoup_jax.storage.json_files import JsonLines
-
-
-class Chunk(Protocol):
-    """What a chunk of steps did; `training.loop.Progress` is one."""
-
-    step: int
-    epoch: int
-    epoch_done: bool
-    active: np.ndarray
-    taken: np.ndarray
-    losses: np.ndarray
-    accuracies: np.ndarray
-    learning_rates: np.ndarray
-    batch_size: int
-    seconds: float
+from ssoup_jax.training.loop import Progress
 
 
 class EpochLog:
     """Gathers chunks of steps into epochs and appends each member's to its own file.
 
     Args:
-        paths: one file per member; `train_loss` and `train_accuracy` are means over the epoch's images as they were
-            trained on, `seconds` and `images_per_second` are the whole stack's.
+        paths: one file per member; `train_loss` and the task's other figures are means over the epoch's examples as
+            they were trained on, `seconds` and `images_per_second` are the whole stack's.
         state: what `state` returned in an earlier process, to go on from; its lines are written again.
 
     Raises:
@@ -40,42 +26,54 @@ class EpochLog:
         if state is None:
             state = {"lines": [[] for _ in paths], "pending": [[] for _ in paths], "seconds": 0.0}
         self._lines: list[list[dict[str, Any]]] = [list(lines) for lines in state["lines"]]
-        # Per member: rows of loss, accuracy, images, step and rate, for the steps of the epoch under way.
-        self._pending = [np.asarray(rows, np.float64).reshape(-1, 5) for rows in state["pending"]]
+        # Per member: a row for each step of the epoch under way: figures, loss first; images; step; schedules. What is
+        # not finite comes back from JSON as None, and becomes NaN.
+        self._pending: list[list[list[float]]] = [np.asarray(rows, np.float64).tolist() for rows in state["pending"]]
         self._seconds = float(state["seconds"])
         self._files = [JsonLines(path) for path in paths]
         for file, lines in zip(self._files, self._lines, strict=True):
             for line in lines:
                 file.write(line)
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: Progress) -> None:
         """Takes in a chunk; when it ends its epoch, that epoch's lines are written."""
         self._seconds += chunk.seconds
+        figures = ["loss", *(name for name in chunk.figures if name != "loss")]
         for row, member in enumerate(chunk.active):
-            losses, accuracies, rates = chunk.losses[row], chunk.accuracies[row], chunk.learning_rates[row]
-            steps = chunk.step - len(losses) + 1 + np.arange(len(losses))
-            rows = np.stack(np.broadcast_arrays(losses, accuracies, chunk.batch_size, steps, rates), axis=1)
+            n_steps = chunk.figures["loss"].shape[1]
+            steps = chunk.step - n_steps + 1 + np.arange(n_steps)
+            columns = [
+                *(chunk.figures[name][row] for name in figures),
+                *(chunk.batch_size, steps),
+                *(values[row] for values in chunk.schedules.values()),
+            ]
+            rows = np.stack(np.broadcast_arrays(*columns), axis=1).astype(np.float64).tolist()
             # What a diverged member did after that depends on where the chunk happened to end.
-            self._pending[member] = np.concatenate([self._pending[member], rows[: chunk.taken[row]]])
-        if not chunk.epoch_done:
-            return
-        images = sum(rows[:, 2].sum() for rows in self._pending)
+            self._pending[member] += rows[: chunk.taken[row]]
+        if chunk.epoch_done:
+            self._end_epoch(chunk.epoch + 1, figures, list(chunk.schedules))
+
+    def _end_epoch(self, epoch: int, figures: list[str], schedules: list[str]) -> None:
+        at = len(figures)
+        images = sum(row[at] for rows in self._pending for row in rows)
         for member, rows in enumerate(self._pending):
-            if not len(rows):
+            if not rows:
                 continue
-            losses, accuracies, weights, steps, rates = rows.T
+            columns = np.array(rows).T
             line = {
-                "epoch": chunk.epoch + 1,
-                "step": int(steps[-1]),
-                "train_loss": float(np.average(losses, weights=weights)),
-                "train_accuracy": float(np.average(accuracies, weights=weights)),
-                "learning_rate": float(np.float32(rates[-1])),
+                "epoch": epoch,
+                "step": int(columns[at + 1][-1]),
+                **{
+                    f"train_{name}": float(np.average(columns[i], weights=columns[at]))
+                    for i, name in enumerate(figures)
+                },
+                **{name: float(np.float32(columns[at + 2 + i][-1])) for i, name in enumerate(schedules)},
                 "seconds": self._seconds,
                 "images_per_second": float(images / self._seconds),
             }
             self._lines[member].append(line)
             self._files[member].write(line)
-        self._pending = [rows[:0] for rows in self._pending]
+        self._pending = [[] for _ in self._pending]
         self._seconds = 0.0
 
     def final(self, member: int) -> dict[str, Any]:
@@ -86,7 +84,7 @@ class EpochLog:
         """Returns all that a log needs to go on from here, ready for JSON."""
         return {
             "lines": [list(lines) for lines in self._lines],
-            "pending": [rows.tolist() for rows in self._pending],
+            "pending": [[list(row) for row in rows] for rows in self._pending],
             "seconds": self._seconds,
         }
 

@@ -1,36 +1,126 @@
-"""Logits of every member of a stack, in evaluation mode."""
+"""Scores of every member of a stack, or of all as an ensemble: sums over blocks, which never leave the device."""
+
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from ssoup_jax.data.augment import normalise
+from ssoup_jax import trees
 from ssoup_jax.data.feeds import Examples, Feed
-from ssoup_jax.stack import executors
-from ssoup_jax.training.state import Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.metrics import predictions
+from ssoup_jax.metrics.predictions import Sums
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.stack import executors, memory, mesh
+from ssoup_jax.stack.apart import together
+from ssoup_jax.training.classify import Classifier
 
 BLOCK_SIZE = 256
 
-
-def _block_logits(problem: Problem, shared: tuple[Examples, jax.Array], state: tuple, variables: Variables):
-    examples, block = shared
-    images = normalise(problem.transform, examples.images[block])
-    return state, problem.model.apply(variables.collections(), images, train=False)
+_Block = tuple[Examples, jax.Array, jax.Array]
 
 
-def logits(problem: Problem, feed: Feed, variables: Variables, split: str, execution: str) -> np.ndarray:
-    """Forwards a split through every member; no augmentation, no dropout, BatchNorm's running statistics.
+def splits(evaluate_train: bool | None, feed: Feed) -> tuple[str, ...]:
+    """Returns the splits that a finished model is scored on.
 
     Args:
-        problem: architecture and transform.
+        evaluate_train: whether the training split is one of them; None: if its images are on the device already.
+        feed: has the images.
+    """
+    train = feed.whole if evaluate_train is None else evaluate_train
+    return ("train", "val", "test") if train else ("val", "test")
+
+
+def score(
+    classifier: Classifier,
+    feed: Feed,
+    variables: Variables,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, float]]:
+    """Scores every member on a split; no augmentation, no dropout, BatchNorm's running statistics.
+
+    Args:
+        classifier: the network, and how it sees images.
         feed: has the split's images.
         variables: the stack's, leaves `[m, ...]`.
         split: its name.
-        execution: see `executors.run`.
+        execution: full name of an executor; where it does not fit into memory, the next smaller one scores.
+        on_line: told what does not fit.
 
     Returns:
-        float32 `[m, n, n_classes]`, on the host.
+        Each member's metrics, see `metrics.prediction_metrics`.
     """
-    fn = executors.bind(_block_logits, problem)
-    blocks = [executors.run(execution, fn, block, (), variables)[1] for block in feed.evaluation(split, BLOCK_SIZE)]
-    return np.concatenate(jax.device_get(blocks), axis=1)[:, : len(feed.labels[split])]
+    fn = executors.bind(_add_block, classifier)
+    sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
+    for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line):
+        # The host waits for nothing here: it only asks for the next block.
+        sums, _ = executors.run(fitting, fn, block, sums, held)
+    return [predictions.summarise(own) for own in trees.unstack(jax.device_get(together(sums)))]
+
+
+def ensemble_score(
+    classifier: Classifier,
+    feed: Feed,
+    variables: Variables,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+    """Scores the members' averaged predictions on a split, see `score` and `metrics.ensemble_metrics`."""
+    sums = predictions.no_sums(classifier.model.n_classes)
+    for block, logits in logits_by_block(classifier, feed, variables, split, execution, on_line):
+        examples, positions, counted = block
+        sums = _add_to_ensemble(sums, *jax.device_put((logits, examples.labels, positions, counted)))
+    return predictions.summarise(sums)
+
+
+def logits_by_block(
+    classifier: Classifier,
+    feed: Feed,
+    variables: Variables,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[_Block, jax.Array]]:
+    """Forwards a split through every member, block by block, see `score`.
+
+    Yields:
+        The block: examples, positions in them, and which of these count, all `[BLOCK_SIZE]`; and the logits, float32
+        `[m, BLOCK_SIZE, C]`.
+    """
+    fn = executors.bind(_block_logits, classifier)
+    for fitting, held, block in _blocks(fn, (), feed, variables, split, execution, on_line):
+        yield block, mesh.on_one(executors.run(fitting, fn, block, (), held)[1])
+
+
+def _blocks(
+    fn: executors.MemberFn, state, feed: Feed, variables: Variables, split: str, execution: str, on_line
+) -> Iterator[tuple[str, Variables, _Block]]:
+    """Yields a split block by block: the executor that fits, the variables as it holds them, and the block."""
+    n_examples, held = feed.sizes[split], None
+    for number, (examples, positions) in enumerate(feed.evaluation(split, BLOCK_SIZE)):
+        counted = jax.device_put(number * BLOCK_SIZE + np.arange(BLOCK_SIZE) < n_examples)
+        block = (executors.place(execution, examples), positions, counted)
+        if held is None:
+            execution = memory.fit(execution, fn, block, state, variables, on_line=on_line)
+            held = executors.hold(execution, variables)
+        yield execution, held, block
+
+
+def _add_block(classifier: Classifier, block: _Block, sums: Sums, variables: Variables) -> tuple[Sums, tuple]:
+    examples, positions, counted = block
+    logits = classifier.logits(variables, examples.images[positions])
+    return predictions.add(sums, predictions.prediction_sums(logits, examples.labels[positions], counted)), ()
+
+
+def _block_logits(classifier: Classifier, block: _Block, state: tuple, variables: Variables):
+    examples, positions, _ = block
+    return state, classifier.logits(variables, examples.images[positions])
+
+
+@jax.jit
+def _add_to_ensemble(
+    sums: Sums, logits: jax.Array, labels: jax.Array, positions: jax.Array, counted: jax.Array
+) -> Sums:
+    return predictions.add(sums, predictions.ensemble_sums(logits, labels[positions], counted))

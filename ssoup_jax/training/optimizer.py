@@ -1,4 +1,4 @@
-"""SGD as the reference runs it, with the mask as the chain's last link."""
+"""SGD as the reference runs it."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssoup_jax.pruning.transform import keep_masked_zero
-from ssoup_jax.trees import PyTree
-
 
 class MomentumState(NamedTuple):
     buffer: optax.Updates  # structure and shapes of the params
 
 
-def momentum(decay: jax.Array, nesterov: jax.Array) -> optax.GradientTransformation:
+def heavy_ball(decay: jax.Array, nesterov: jax.Array) -> optax.GradientTransformation:
     """Heavy-ball momentum, `b = decay * b + g`, with Nesterov's variant chosen by a value instead of by code.
 
     Args:
@@ -38,30 +35,22 @@ def momentum(decay: jax.Array, nesterov: jax.Array) -> optax.GradientTransformat
 
 
 def sgd(
-    learning_rate: jax.Array, weight_decay: jax.Array, momentum_decay: jax.Array, mask: PyTree
+    learning_rate: jax.Array, weight_decay: jax.Array, momentum: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with coupled (L2) decay on every parameter and Nesterov exactly when that decay is positive.
 
-    Built inside the compiled step from traced values, so that neither rate is baked into the program.
+    Built inside the compiled step from traced values, so that none of them is baked into the program.
 
     Args:
         learning_rate: float32 `[]`.
         weight_decay: float32 `[]`.
-        momentum_decay: float32 `[]`.
-        mask: structure and shapes of the params; False where a weight stays zero.
+        momentum: float32 `[]`.
 
     Returns:
         The optax chain.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
-        momentum(momentum_decay, nesterov=weight_decay > 0),
+        heavy_ball(momentum, nesterov=weight_decay > 0),
         optax.scale(-learning_rate),
-        keep_masked_zero(mask),
     )
-
-
-@jax.jit
-def init(params: PyTree) -> PyTree:
-    """Returns the optimizer's empty state, for one member or a stack; it does not depend on any hyperparameter."""
-    return sgd(jnp.float32(0), jnp.float32(0), jnp.float32(0), None).init(params)

@@ -1,14 +1,17 @@
 """Re-estimates BatchNorm's running statistics on training data, for every member of a stack."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
-from ssoup_jax.stack import executors
-from ssoup_jax.training.state import Variables
-from ssoup_jax.training.step import Problem, forward_train
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.stack import executors, memory
+from ssoup_jax.stack.apart import together
+from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
 METHODS = ("moving", "exact")
@@ -21,7 +24,7 @@ def n_recalibration_batches(n_examples: int, batch_size: int, fraction: float | 
 
 
 def recalibrate(
-    problem: Problem,
+    task: Task,
     feed: Feed,
     variables: Variables,
     *,
@@ -30,13 +33,14 @@ def recalibrate(
     method: str | None,
     keys: jax.Array,
     execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> Variables:
     """Re-estimates the statistics from the first batches of the unshuffled training split, in train mode.
 
     Augmentation and dropout are on, as in the reference. A model without BatchNorm is returned as it is.
 
     Args:
-        problem: architecture and transform.
+        task: says what a batch does to the statistics.
         feed: has the training images.
         variables: the stack's, leaves `[m, ...]`.
         batch_size: images per batch; the last batch may be smaller.
@@ -44,36 +48,42 @@ def recalibrate(
         method: `'moving'` is the reference's moving average with each layer's momentum, from mean 0 and variance 1;
             `'exact'` is the plain average over the batches; None leaves the statistics alone.
         keys: typed PRNG keys `[m]`, for augmentation and dropout.
-        execution: see `executors.run`.
+        execution: full name of an executor.
+        on_line: see `memory.fit`.
 
     Returns:
         The stack with new BatchNorm statistics.
     """
-    if method is None or not variables.batch_stats:
+    if method is None or not jax.tree.leaves(variables.collections):
         return variables
-    count = n_recalibration_batches(len(feed.labels["train"]), batch_size, fraction)
-    stats = _reset(variables.batch_stats)
+    count = n_recalibration_batches(feed.sizes["train"], batch_size, fraction)
+    stats = _reset(variables.collections)
     if not count:
-        return variables.replace(batch_stats=stats)
-    fn = executors.bind(_moving if method == "moving" else _sum_of_moments, problem)
+        return variables.replace(collections=stats)
+    fn = executors.bind(_moving if method == "moving" else _sum_of_moments, task)
     stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
-    taken = 0
+    held, key_data, taken, fitted = executors.hold(execution, variables), jax.random.key_data(keys), 0, False
+    key_data = jax.device_get(key_data)
     for block in feed.recalibration(keys, batch_size, count):
-        shared = (block.examples, jnp.int32(block.last), jnp.int32(taken))
-        stats, _ = executors.run(execution, fn, shared, stats, (variables, keys, block.batches))
+        shared = (block.examples, *jax.device_put((np.int32(block.last), np.int32(taken))))
+        inputs = (held, key_data, block.batches)
+        if not fitted:
+            execution, fitted = memory.fit(execution, fn, shared, stats, inputs, on_line=on_line), True
+        stats, _ = executors.run(execution, fn, shared, stats, inputs)
         taken += block.last
+    stats = together(stats)
     if method == "exact":
-        stats = _scaled(stats, jnp.float32(1 / count))
-    return variables.replace(batch_stats=stats)
+        stats = _scaled(stats, np.float32(1 / count))
+    return variables.replace(collections=stats)
 
 
-def _reset(batch_stats: PyTree) -> PyTree:
+def _reset(collections: PyTree) -> PyTree:
     """Returns mean 0 and variance 1 in the structure of the statistics."""
 
     def fresh(path, leaf):
         return np.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(fresh, batch_stats)
+    return jax.tree_util.tree_map_with_path(fresh, collections)
 
 
 @jax.jit
@@ -81,24 +91,31 @@ def _scaled(tree: PyTree, factor: jax.Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * factor, tree)
 
 
-def _moving(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
+def _moving(task: Task, shared: tuple, collections: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
+    variables = inputs[0]
+
+    def see(collections, batch, key):
+        return task.loss(variables.params, collections, batch, key)[1][0]
+
+    return _over_batches(see, shared, collections, inputs), ()
+
+
+def _sum_of_moments(task: Task, shared: tuple, total: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
+    variables = inputs[0]
+
+    def see(total, batch, key):
+        return jax.tree.map(jnp.add, total, task.moments(variables.params, variables.collections, batch, key))
+
+    return _over_batches(see, shared, total, inputs), ()
+
+
+def _over_batches(see: Callable, shared: tuple, carry: PyTree, inputs: tuple) -> PyTree:
     examples, count, taken = shared
-    variables, key, batches = inputs
+    _, key_data, batches = inputs
+    key = jax.random.wrap_key_data(key_data)
 
-    def body(i, stats):
-        images = examples.images[batches[i]]
-        return forward_train(problem, variables.replace(batch_stats=stats), images, derive(key, taken + i))[1]
+    def body(i, carry):
+        batch = jax.tree.map(lambda leaf: leaf[batches[i]], examples)
+        return see(carry, batch, derive(key, taken + i))
 
-    return jax.lax.fori_loop(0, count, body, stats), ()
-
-
-def _sum_of_moments(problem: Problem, shared: tuple, stats: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
-    examples, count, taken = shared
-    variables, key, batches = inputs
-
-    def body(i, total):
-        images = examples.images[batches[i]]
-        moments = forward_train(problem, variables, images, derive(key, taken + i), "batch_moments")[1]
-        return jax.tree.map(jnp.add, total, moments)
-
-    return jax.lax.fori_loop(0, count, body, stats), ()
+    return jax.lax.fori_loop(0, count, body, carry)

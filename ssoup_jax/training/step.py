@@ -1,26 +1,39 @@
 """One member, pure: a training step and a run of consecutive steps."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Iterable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ssoup_jax.data.augment import Transform, augment
-from ssoup_jax.data.feeds import Examples
+from ssoup_jax import trees
 from ssoup_jax.keys import derive
-from ssoup_jax.training import optimizer
-from ssoup_jax.training.state import TrainState, Variables
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning.masks import dense_form
+from ssoup_jax.pruning.transform import masked
+from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
+Figures = dict[str, jax.Array]
+"""Figures of a training batch before its update: its loss, and those of the task, float32."""
 
-class Problem(NamedTuple):
-    """What is fixed when the program is compiled: the architecture and the transform of its images."""
 
-    model: nn.Module
-    transform: Transform
+@struct.dataclass
+class TrainState:
+    """What training changes: one member's state, or with a leading axis `[m, ...]` on every leaf, the stack's.
+
+    Attributes:
+        variables: the model's numbers.
+        opt_state: the optimizer's.
+        mask: False where a weight is pruned; structure and shapes of the params. Part of the state, so that a method
+            may change it in training.
+    """
+
+    variables: Variables
+    opt_state: PyTree
+    mask: PyTree
 
 
 @struct.dataclass
@@ -28,17 +41,13 @@ class Shared:
     """What all members of a stack share.
 
     Attributes:
-        examples: the images and labels, on the device.
-        mask: structure and shapes of one member's params.
-        momentum: float32 `[]`.
+        examples: what batches are taken from, leaves `[N, ...]`.
         first_step: number of steps taken before this run of steps, int32 `[]`; it decides the random numbers.
         first_batch: the batch of the block to begin with, int32 `[]`.
         n_steps: how many steps to take, int32 `[]`, at most the number of batches in the block.
     """
 
-    examples: Examples
-    mask: PyTree
-    momentum: jax.Array
+    examples: PyTree
     first_step: jax.Array
     first_batch: jax.Array
     n_steps: jax.Array
@@ -50,123 +59,99 @@ class Inputs:
 
     Attributes:
         batches: positions in the examples, int32 `[S, B]`: the batches of a block.
-        learning_rates: one rate for each batch of the block, float32 `[S]`.
-        weight_decay: float32 `[]`.
-        key: decides augmentation and dropout, typed PRNG key `[]`.
+        constants: hyperparameters by name, float32 `[]`.
+        schedules: hyperparameters by name, one value for each batch of the block, float32 `[S]`.
+        key: data of the PRNG key that decides what is random, uint32 `[...]`.
     """
 
     batches: jax.Array
-    learning_rates: jax.Array
-    weight_decay: jax.Array
+    constants: dict[str, jax.Array]
+    schedules: dict[str, jax.Array]
     key: jax.Array
 
 
-@struct.dataclass
-class StepFigures:
-    """Figures of the training batch before its update: mean loss and share of correct predictions, float32."""
-
-    loss: jax.Array
-    accuracy: jax.Array
-
-
-def forward_train(problem: Problem, variables: Variables, images: jax.Array, key: jax.Array, collection="batch_stats"):
-    """Forwards a training batch in train mode, augmented.
+def init(task: Task, hyper: Iterable[str], variables: Variables, mask: PyTree) -> TrainState:
+    """Returns a stack before its first step.
 
     Args:
-        problem: architecture and transform.
-        variables: one member's.
-        images: uint8 `[B, H, W, C]`.
-        key: typed PRNG key `[]`, for augmentation and dropout.
-        collection: what BatchNorm is to report: `'batch_stats'` (moving average) or `'batch_moments'` (this batch's).
+        task: what is trained.
+        hyper: names of the hyperparameters; the optimizer's state does not depend on their values.
+        variables: the members', leaves `[m, ...]`.
+        mask: shared by all, structure and shapes of one member's params; None where nothing is ever pruned.
 
     Returns:
-        Logits float32 `[B, n_classes]` and the collection, `{}` where the model has none.
+        The state, on the host.
     """
-    logits, updated = problem.model.apply(
-        variables.collections(),
-        augment(problem.transform, derive(key, "augment"), images),
-        train=True,
-        rngs={"dropout": derive(key, "dropout")},
-        mutable=[collection],
-    )
-    return logits, updated.get(collection, {})
+    variables, mask = jax.device_get((variables, mask))
+    fn, members = _init(task, tuple(hyper)), trees.unstack(variables)
+    # With a select on every leaf the compiler rounds all updates alike, whatever is prunable.
+    mask = dense_form(mask, members[0].params)
+    members = [TrainState(own, jax.device_get(fn(own.params)), mask) for own in members]
+    return trees.stack(members)
+
+
+@functools.cache
+def _init(task: Task, hyper: tuple[str, ...]):
+    return jax.jit(lambda params: task.optimizer(**dict.fromkeys(hyper, jnp.float32(0))).init(params))
 
 
 def train_step(
-    problem: Problem,
-    examples: Examples,
-    mask: PyTree,
-    state: TrainState,
-    batch: jax.Array,
-    learning_rate: jax.Array,
-    weight_decay: jax.Array,
-    momentum: jax.Array,
-    key: jax.Array,
-) -> tuple[TrainState, StepFigures]:
-    """Takes one step of masked SGD.
+    task: Task, state: TrainState, batch: PyTree, hyper: dict[str, jax.Array], key: jax.Array
+) -> tuple[TrainState, Figures]:
+    """Takes one step under the mask.
 
     Args:
-        problem: architecture and transform.
-        examples: the images and labels.
-        mask: False where a weight stays zero.
+        task: what is trained.
         state: one member's.
-        batch: positions in the examples, int32 `[B]`.
-        learning_rate: float32 `[]`.
-        weight_decay: float32 `[]`.
-        momentum: float32 `[]`.
+        batch: leaves `[B, ...]`.
+        hyper: this step's hyperparameters by name, float32 `[]`.
         key: this step's typed PRNG key `[]`.
 
     Returns:
         The new state and the batch's figures, `[]` each.
     """
-    labels = examples.labels[batch]
+    params, collections = state.variables.params, state.variables.collections
 
     def loss_fn(params):
-        variables = state.variables.replace(params=params)
-        logits, batch_stats = forward_train(problem, variables, examples.images[batch], key)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (batch_stats, jnp.mean(logits.argmax(-1) == labels))
+        return task.loss(params, collections, batch, key)
 
-    params = state.variables.params
-    (loss, (batch_stats, accuracy)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    chain = optimizer.sgd(learning_rate, weight_decay, momentum, mask)
-    updates, opt_state = chain.update(gradients, state.opt_state, params)
-    new = TrainState(Variables(optax.apply_updates(params, updates), batch_stats), opt_state)
-    return new, StepFigures(loss, accuracy)
+    (loss, (collections, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    optimizer = masked(task.optimizer(**hyper), state.mask)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+    variables = Variables(optax.apply_updates(params, updates), collections)
+    return state.replace(variables=variables, opt_state=opt_state), {"loss": loss, **figures}
 
 
-def train_steps(problem: Problem, shared: Shared, state: TrainState, inputs: Inputs) -> tuple[TrainState, StepFigures]:
+def train_steps(task: Task, shared: Shared, state: TrainState, inputs: Inputs) -> tuple[TrainState, Figures]:
     """Takes `shared.n_steps` consecutive steps through a block of batches.
 
     The number of steps is data: one program serves every chunk of a block, however long.
 
     Args:
-        problem: architecture and transform.
+        task: what is trained.
         shared: what all members share.
         state: one member's.
-        inputs: that member's batches, rates and key.
+        inputs: that member's batches, hyperparameters and key.
 
     Returns:
         The new state and the figures of the steps, `[S]` each; entry i belongs to the i-th step taken, those never
         reached are zero.
     """
     n_slots = inputs.batches.shape[0]
-    figures = StepFigures(jnp.zeros(n_slots, jnp.float32), jnp.zeros(n_slots, jnp.float32))
+
+    @jax.jit
+    def step(state: TrainState, i: jax.Array) -> tuple[TrainState, Figures]:
+        slot = shared.first_batch + i
+        batch = jax.tree.map(lambda leaf: leaf[inputs.batches[slot]], shared.examples)
+        hyper = inputs.constants | {name: values[slot] for name, values in inputs.schedules.items()}
+        key = derive(jax.random.wrap_key_data(inputs.key), "step", shared.first_step + i)
+        return train_step(task, state, batch, hyper, key)
 
     def body(i, carry):
         state, figures = carry
-        slot = shared.first_batch + i
-        state, taken = train_step(
-            problem,
-            shared.examples,
-            shared.mask,
-            state,
-            inputs.batches[slot],
-            inputs.learning_rates[slot],
-            inputs.weight_decay,
-            shared.momentum,
-            derive(inputs.key, "step", shared.first_step + i),
-        )
+        state, taken = step(state, i)
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), figures, taken)
 
+    one = jax.eval_shape(step, state, jnp.int32(0))[1]
+    figures = jax.tree.map(lambda leaf: jnp.zeros((n_slots, *leaf.shape), leaf.dtype), one)
     return jax.lax.fori_loop(0, shared.n_steps, body, (state, figures))

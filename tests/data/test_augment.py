@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssoup_jax.data.augment import N_ANGLES, TRANSFORMS, Moves, Transform, angles, augment, draw, move, normalise
+from ssoup_jax.data.augment import (
+    N_ANGLES,
+    TRANSFORMS,
+    Moves,
+    Transform,
+    angles,
+    augment,
+    changed,
+    draw,
+    move,
+    normalise,
+)
+from ssoup_jax.errors import SettingsError
 
 _move = jax.jit(move, static_argnums=0)
 _normalise = jax.jit(normalise, static_argnums=0)
@@ -176,3 +188,48 @@ def test_published_transforms():
         found = TRANSFORMS[name]
         assert (found.pad, found.flip, found.rotate_degrees) == (4, True, degrees)
     assert len({hash(transform) for transform in TRANSFORMS.values()}) == 3
+
+
+CIFAR10 = TRANSFORMS["cifar10"]
+
+
+@pytest.mark.parametrize(
+    ("transform", "given", "expected"),
+    [
+        (Transform(), {}, Transform()),
+        (CIFAR10, {}, CIFAR10),
+        (Transform(), {"pad": 2, "flip": True, "rotate_degrees": 5}, Transform(2, True, 5.0)),
+        (CIFAR10, {"pad": 0}, Transform(0, True, 0.0, CIFAR10.mean, CIFAR10.std)),
+        (Transform(), {"mean": (0.5,), "std": (0.25, 0.5, 1)}, Transform(mean=(0.5,) * 3, std=(0.25, 0.5, 1.0))),
+        # What changes nothing is no change, and so keeps the name of what is stored.
+        (Transform(), {"mean": (0,), "std": (1,), "flip": False}, Transform()),
+        (CIFAR10, {"mean": (0, 0.0, 0), "std": (1, 1, 1), "flip": False, "pad": 0}, Transform()),
+        (CIFAR10, {"mean": CIFAR10.mean, "std": CIFAR10.std, "pad": 4}, CIFAR10),
+    ],
+)
+def test_what_is_given_takes_the_place_of_the_data_sets_own(transform, given, expected):
+    found = changed(transform, (32, 32, 3), **given)
+    assert (found, repr(found)) == (expected, repr(expected))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"pad": 8}, "data.pad: found 8; images have 8 x 9 pixels, allowed: 0 to 7"),
+        ({"mean": (0.5, 0.5)}, "data.mean: found (0.5, 0.5); allowed: 1 value or 3, one for each channel"),
+        ({"mean": (125.3, 123.0, 113.9)}, "allowed: at least 0 and at most 1, for pixels in 0 to 1: divide by 255"),
+        ({"std": (0, 0.1, 0.1)}, "data.std: found (0, 0.1, 0.1); allowed: above 0 and at most 1"),
+        ({"std": (-0.2,)}, "data.std: found (-0.2,)"),
+    ],
+)
+def test_what_images_of_a_shape_cannot_have_is_one_clear_line(given, says):
+    with pytest.raises(SettingsError) as error:
+        changed(Transform(), (8, 9, 3), **given)
+    assert says in str(error.value)
+
+
+def test_grey_images_have_one_mean():
+    with pytest.raises(SettingsError, match=r"allowed: 1 value$"):
+        changed(Transform(), (8, 8, 1), mean=(0.4, 0.5, 0.5))
+    found = _normalise(changed(Transform(), (8, 8, 1), mean=(0.25,), std=(0.5,)), np.full((1, 8, 8, 1), 255, np.uint8))
+    np.testing.assert_allclose(found, np.full((1, 8, 8, 1), 1.5), rtol=2e-7)  # a rounding of float32

@@ -74,8 +74,9 @@ def test_every_split_is_found_again_on_the_device():
     for name, own in positions.items():
         split = getattr(dataset, name)
         assert own.dtype == np.int32
-        np.testing.assert_array_equal(np.asarray(examples.images)[own], split.images)
+        # Flat, which costs no padding on a TPU; the shape is the network's matter.
+        np.testing.assert_array_equal(np.asarray(examples.images)[own], split.images.reshape(len(split), -1))
         np.testing.assert_array_equal(np.asarray(examples.labels)[own], split.labels)
-        np.testing.assert_array_equal(feed.labels[name], split.labels)
+        assert feed.sizes[name] == len(split)
     everyone = np.concatenate(list(positions.values()))
     np.testing.assert_array_equal(everyone, np.arange(len(examples.labels)))

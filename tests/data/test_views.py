@@ -1,6 +1,5 @@
 """Views of encoded images: decoding, the choice of crops, their pixels, and the random numbers behind them."""
 
-import io
 import math
 
 import numpy as np
@@ -17,12 +16,6 @@ from ssoup_jax.errors import SettingsError
 
 HALVES = np.full((views.TRIES, 4), 0.5)
 NEARLY_ONE = 1 - 2.0**-53
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -174,46 +167,6 @@ def test_the_stream_is_frozen(words, key, index):
     # Counters begin at 1, and a number is the upper 53 bits of a word; both sides are exact.
     expected = [[(word >> 11) / 2**53 for word in philox((1 + i, index, 0, 0), key)] for i in range(views.TRIES)]
     assert found.tolist() == expected
-
-
-def gradient(mode: str) -> Image.Image:
-    return Image.fromarray(np.arange(0, 240, 10, np.uint8).reshape(4, 6)).convert(mode)
-
-
-GREY = np.arange(0, 240, 10, np.uint8).reshape(4, 6)
-SIXTEEN = Image.fromarray(GREY.astype(np.uint16) * 256 + 99)
-FORMATS = {
-    "grey": encoded(gradient("L")),
-    "grey, transparent": encoded(Image.merge("LA", [gradient("L"), gradient("L")])),
-    "grey, a transparent level": encoded(gradient("L"), transparency=50),
-    "colour": encoded(gradient("RGB")),
-    "colour, transparent": encoded(Image.merge("RGBA", [gradient("L")] * 4)),
-    "palette": encoded(gradient("P")),
-    "palette, transparent": encoded(gradient("P"), transparency=bytes(range(256))),
-    "inks": encoded(Image.merge("CMYK", [Image.fromarray(255 - GREY)] * 3 + [Image.new("L", (6, 4))]), "TIFF"),
-    "sixteen bits": encoded(SIXTEEN),
-    "sixteen bits, TIFF": encoded(SIXTEEN, "TIFF"),
-    "sixteen bits, PGM": b"P5 6 4 65535\n" + (GREY.astype(">u2") * 256 + 99).astype(">u2").tobytes(),
-}
-
-
-@pytest.mark.parametrize("data", FORMATS.values(), ids=FORMATS)
-def test_every_format_becomes_rgb(data):
-    image = views.decode(data)
-    assert image.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(image), np.stack([GREY] * 3, axis=-1))
-
-
-def test_black_and_white():
-    image = views.decode(encoded(Image.fromarray(GREY > 100)))
-    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.where(GREY > 100, 255, 0))
-
-
-def test_the_orientation_tag_is_not_followed():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
-    image = views.decode(encoded(picture(30, 20), "JPEG", exif=exif))
-    assert image.size == (30, 20)
 
 
 @pytest.mark.parametrize(("size", "resize"), [(0, 10), (33, 32), (-1, -1)])

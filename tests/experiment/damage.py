@@ -18,18 +18,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment.plan import Stage
 from ssoup_jax.storage import manifest
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.storage.store import Artifact, Store
-from ssoup_jax.training.state import Variables
+from ssoup_jax.storage.layout import Workdir
+from ssoup_jax.storage.store import Store
+from ssoup_jax.trees import PyTree
 
-STAGE = Stage("Dense", 0, None, (), "{}")
+NAME = "dense-0123456789abcdef"
 SECONDS = 20
 GARBAGE = [
     b"",
@@ -49,21 +50,26 @@ GARBAGE = [
 ]
 
 
-def model(value: float) -> Artifact:
-    """Returns a small artifact whose every number is `value`."""
+def model(value: float) -> PyTree:
+    """Returns a small artifact's tree whose every number is `value`."""
     params = {"fc": {"kernel": np.full((20, 30), value, np.float32), "bias": np.full(30, value, np.float32)}}
     mask = jax.tree.map(lambda leaf: leaf > 0, params)
-    return Artifact(Variables(params, {}), mask, {"metrics": {"test": {"accuracy": value}}})
+    return {"params": params, "batch_stats": {}, "mask": mask}
+
+
+def record(value: float) -> dict[str, Any]:
+    """Returns the artifact's record."""
+    return {"metrics": {"test": {"accuracy": value}}}
 
 
 def prepare(workdir: Path) -> None:
     """Stores one artifact, of ones, and two checkpoints, of ones and of twos."""
     store = Store(workdir)
-    store.begin(STAGE)
-    store.finish(STAGE, model(1.0))
-    checkpoints = Checkpoints(store.checkpoints([STAGE]))
+    store.begin(NAME)
+    store.finish([NAME], [model(1.0)], [record(1.0)])
+    checkpoints = Checkpoints(store.checkpoints([NAME]))
     for step in (1, 2):
-        checkpoints.save(step, model(step).variables, {"value": step})
+        checkpoints.save(step, model(step), {"value": step})
     checkpoints.close()
 
 
@@ -229,9 +235,9 @@ def case(stored: Path, workdir: Path, seed: int, where: str | None = None) -> Ou
     shutil.copytree(stored, workdir)
     kind, where = KINDS[seed % len(KINDS)], where or rng.choice(["artifact", "artifact", "newest", "both"])
     told: list[str] = []
-    root = Store(stored).checkpoints([STAGE]).relative_to(stored.absolute())
+    root = Workdir(stored).checkpoints([NAME]).relative_to(stored)
     folders = {
-        "artifact": [Path("artifacts") / STAGE.name],
+        "artifact": [Workdir(stored).artifact(NAME).relative_to(stored)],
         "newest": [root / "step-00000002"],
         "both": [root / "step-00000002", root / "step-00000001"],
     }[where]
@@ -255,10 +261,10 @@ def case(stored: Path, workdir: Path, seed: int, where: str | None = None) -> Ou
 
 def _artifact(workdir: Path, _: Path, told: list[str], where: str) -> str | None:
     store = Store(workdir, told.append)
-    if store.has(STAGE):
+    if store.has(NAME):
         return "counts as finished"
     try:
-        store.load(STAGE, model(0.0).variables)
+        store.load(NAME, model(0.0))
         return "was loaded"
     except RunError:
         pass
@@ -267,13 +273,13 @@ def _artifact(workdir: Path, _: Path, told: list[str], where: str) -> str | None
 
 def _checkpoint(workdir: Path, folder: Path, told: list[str], where: str) -> str | None:
     checkpoints = Checkpoints(folder, on_damage=told.append)
-    found = checkpoints.latest(model(0.0).variables)
+    found = checkpoints.latest(model(0.0))
     checkpoints.close()
     if where == "both":
         return None if found is None else f"step {found[0]} was used"
     if found is None or found[0] != 1 or found[2] != {"value": 1}:
         return "the one before was not taken"
-    same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found[1], model(1.0).variables)
+    same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found[1], model(1.0))
     return None if all(jax.tree.leaves(same)) else "the one before came back changed"
 
 

@@ -1,5 +1,6 @@
 """Whole experiments on real data, in this process."""
 
+import contextlib
 import errno
 import json
 import math
@@ -13,12 +14,13 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from ssoup_jax import trees
+from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.experiment import records, stages
 from ssoup_jax.experiment import run as run_module
-from ssoup_jax.experiment import stages
-from ssoup_jax.experiment.stop import Stopped
-from ssoup_jax.pruning.prunable import prunable_leaves
-from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from ssoup_jax.experiment.stop import Stop, Stopped
+from ssoup_jax.pruning.allocation import phase_amount, prune_count
+from ssoup_jax.pruning.masks import prunable_leaves
 from ssoup_jax.storage.store import Store
 from ssoup_jax.training import loop
 from tests.experiment import tiny
@@ -47,14 +49,14 @@ def numbers(node):
 def test_every_phase_has_exactly_the_planned_number_of_zeros(finished):
     workdir, _, _ = finished
     plan = tiny.plan()
-    kept = sum(leaf.size for leaf in prunable_leaves(tiny.artifact(workdir, plan.dense).mask).values())
+    kept = sum(leaf.size for leaf in jax.tree.leaves(tiny.artifact(workdir, plan.dense).mask))
     for members, soup in zip(plan.candidates, plan.soups, strict=True):
         kept -= prune_count(phase_amount(0.9, 2), kept)
         for stage in (*members, soup):
             artifact = tiny.artifact(workdir, stage)
-            masks = prunable_leaves(artifact.mask)
+            masks = prunable_leaves(artifact.mask, artifact.mask)
             assert sum(int(mask.sum()) for mask in masks.values()) == kept
-            for name, weight in prunable_leaves(artifact.variables.params).items():
+            for name, weight in prunable_leaves(artifact.variables.params, artifact.mask).items():
                 assert not np.any(weight[~masks[name]]), name
 
 
@@ -107,6 +109,37 @@ def test_summary_has_the_promised_shape(finished):
     assert all(math.isfinite(number) for number in numbers(summary))
 
 
+def test_a_uniform_soups_ingredients_are_its_candidates_and_are_scored_once(tmp_path, monkeypatch):
+    scored = []
+
+    def watched(context, stack):
+        scored.append(stack)
+        return score(context, stack)
+
+    score = records.prediction_ensemble
+    monkeypatch.setattr(records, "prediction_ensemble", watched)
+    summary, _ = tiny.launch(tmp_path, n_phases=1, n_epochs=1)
+    (phase,) = summary["phases"]
+    assert len(scored) == 1
+    assert phase["selected"]["prediction_ensemble"] == phase["prediction_ensemble"]
+    assert phase["selected"]["distances"] == phase["distances"]
+
+
+def test_the_training_split_need_not_be_scored(finished, tmp_path):
+    def models(summary):
+        yield summary["dense"]
+        for phase in summary["phases"]:
+            yield from (*phase["candidates"], phase["candidates_mean"], phase["candidates_max"], phase["soup"])
+
+    _, scored, _ = finished
+    summary, _ = tiny.launch(tmp_path, evaluate_train=False)
+    assert (tmp_path / "summary.png").is_file()
+    for without, everything in zip(models(summary), models(scored), strict=True):
+        assert "train" in everything and "train" not in without
+        # Nothing else changes.
+        assert (without["val"], without["test"]) == (everything["val"], everything["test"])
+
+
 def test_the_network_learned_and_the_plot_is_there(finished):
     workdir, summary, printed = finished
     # A tenth of the digits are guessed right by chance.
@@ -121,7 +154,7 @@ def test_metrics_are_logged_for_every_epoch(finished):
     workdir, _, _ = finished
     plan, store = tiny.plan(), Store(workdir)
     for stage, n_epochs in ((plan.dense, 2), (plan.candidates[0][1], 1)):
-        lines = (store.path(stage) / "metrics.jsonl").read_text().splitlines()
+        lines = (store.path(stage.name) / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         assert [record["epoch"] for record in records] == list(range(1, n_epochs + 1))
         assert records[-1]["step"] == n_epochs * 21  # 1 293 training images in batches of 64
@@ -148,11 +181,11 @@ def test_members_spread_over_launches_give_the_same_soup(finished, tmp_path):
     assert_equal(tiny.artifact(tmp_path, soup).variables, tiny.artifact(workdir, soup).variables)
 
 
-@pytest.mark.parametrize("stage", ["imp", "ensemble"])
+@pytest.mark.parametrize("stage", ["retrain", "soup"])
 def test_an_interrupted_experiment_goes_on_to_the_same_result(finished, tmp_path, monkeypatch, stage):
     workdir, summary, _ = finished
 
-    def interrupt(context, phase, *rest):
+    def interrupt(context, *rest):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -231,6 +264,8 @@ def test_members_by_every_hyperparameter(tmp_path, changes, split_vals):
         ({"strategy": "IMP", "phase": 2}, "Ensemble phase 1"),
         ({"batch_size": 2000}, "batch_size: found 2000; the training split has only 1293 images"),
         ({"arch": "VGG16"}, "VGG16 does not fit images of 8x8x1"),
+        ({"prune_only": "conv1/*"}, "prune_only: "),
+        ({"prune_except": "fc*"}, "prune_except: found 'fc*'; it leaves no parameter to prune"),
         ({"dataset": "npz:missing.npz"}, "missing.npz"),
     ],
 )
@@ -262,8 +297,8 @@ def test_a_diverging_member_is_named_and_finished_stages_stay(tmp_path):
     with pytest.raises(RunError, match=r"IMP phase 1, member 1e\+30: .* at step \d+"):
         tiny.launch(tmp_path, **changes)
     plan, store = tiny.plan(**changes), Store(tmp_path)
-    assert store.has(plan.dense)
-    assert not any(store.has(stage) for stage in plan.candidates[0])
+    assert store.has(plan.dense.name)
+    assert not any(store.has(stage.name) for stage in plan.candidates[0])
     _, printed = tiny.launch(tmp_path, **changes | {"split_vals": (0.01, 0.02)})
     assert "Dense: finished earlier" in printed
 
@@ -295,11 +330,11 @@ def test_a_full_disk_ends_the_stage_with_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "state"))
 
-    monkeypatch.setattr(Store, "finish_group", full)
+    monkeypatch.setattr(Store, "finish", full)
     with pytest.raises(RunError, match="Dense: No space left on device") as error:
         tiny.launch(tmp_path)
     assert "\n" not in str(error.value)
-    assert not Store(tmp_path).has(tiny.plan().dense)
+    assert not Store(tmp_path).has(tiny.plan().dense.name)
 
 
 def test_a_member_trained_under_another_name_is_reported_under_its_own(tmp_path):
@@ -358,8 +393,93 @@ def test_a_run_cut_twice_and_moved_ends_as_one_that_was_not(finished, tmp_path, 
     assert list((tmp_path / "b/checkpoints").iterdir()) == []
 
 
+def test_a_stop_waits_for_nothing_until_there_are_steps_to_save(tmp_path, monkeypatch):
+    found, train = [], loop.train
+
+    class Watched(Stop):
+        inside = 0
+
+        @contextlib.contextmanager
+        def saving(self):
+            self.inside += 1
+            with super().saving():
+                yield
+            self.inside -= 1
+
+    def watched(*arguments):
+        *before, on_chunk, on_divergence, on_line = arguments
+        found.append(stop.inside)
+
+        def and_look(*chunk):
+            on_chunk(*chunk)
+            found.append(stop.inside)
+
+        return train(*before, and_look, on_divergence, on_line)
+
+    stop = Watched()
+    monkeypatch.setattr(loop, "train", watched)
+    tiny.launch(tmp_path, stop, strategy="Dense")
+    assert found == [0, *[1] * (len(found) - 1)]
+    assert len(found) > 1
+    assert stop.inside == 0
+
+
 def test_regular_checkpoints_change_nothing(tmp_path):
     plain, _ = tiny.launch(tmp_path / "plain", n_phases=1, checkpoint_every=None)
     often, _ = tiny.launch(tmp_path / "often", n_phases=1, checkpoint_every="5 steps")
     assert untimed(often) == untimed(plain) | {"settings": plain["settings"] | {"checkpoint_every": "5 steps"}}
     assert left_behind(tmp_path / "often") == left_behind(tmp_path / "plain")
+
+
+def test_two_starts_from_nothing_end_with_the_same_bits(tmp_path):
+    """The rule that chooses an executor knows no clock."""
+    changes = {"execution": "auto", "arch": "ResNet8", "n_phases": 1, "n_epochs": 1, "batch_size": 256}
+    one, other = (tiny.launch(tmp_path / name, **changes)[0] for name in ("one", "other"))
+    plan = tiny.plan(**changes)
+    for stage in plan.wanted:
+        found = [tiny.artifact(tmp_path / name, stage, **changes).variables for name in ("one", "other")]
+        assert_equal(*found)
+    for summary in (one, other):
+        records = [summary["dense"], *summary["phases"][0]["candidates"]]
+        assert {record["training"]["execution"] for record in records} == {"loop"}
+
+
+def test_what_is_measured_is_said_and_recorded(tmp_path):
+    summary, printed = tiny.launch(tmp_path, execution="measured", n_phases=1)
+    (line,) = [line for line in printed.splitlines() if line.startswith("execution: ")]
+    chosen = line.split()[1]
+    assert "s/step" in line
+    assert str(tmp_path / "execution.json") in line
+    assert {one["training"]["execution"] for one in summary["phases"][0]["candidates"]} == {chosen}
+
+
+def test_layers_that_are_left_out_keep_their_weights(tmp_path):
+    changes = {"prune_except": "fc2/*", "n_phases": 1}
+    summary, _ = tiny.launch(tmp_path, **changes)
+    layers = summary["phases"][0]["soup"]["sparsity"]["per_layer"]
+    assert layers["fc2/kernel"] == 0
+    # All that the goal asks for comes from the other layer.
+    assert layers["fc1/kernel"] == pytest.approx(0.9, abs=1e-4)
+
+
+def test_the_training_split_is_evaluated_where_that_is_asked_for(tmp_path):
+    without, printed = tiny.launch(tmp_path / "without", n_phases=1, evaluate_train=False)
+    assert without["dense"].keys() & {"train", "val", "test"} == {"val", "test"}
+    assert "Dense: test accuracy" in printed
+    within, _ = tiny.launch(tmp_path / "within", n_phases=1)
+    assert within["dense"]["test"] == without["dense"]["test"]
+    assert "train" in within["dense"]
+
+
+def test_what_is_said_of_the_data_is_in_the_summary(tmp_path):
+    path = tmp_path / "odd.npz"
+    digits = sources.load("digits")
+    splits = {"train": digits.train, "test": digits.test}
+    labels = {part: split.labels + 1 for part, split in splits.items()}  # nobody has class 0
+    arrays = {f"x_{part}": split.images for part, split in splits.items()}
+    np.savez(path, **arrays, **{f"y_{part}": own for part, own in labels.items()})
+    summary, printed = tiny.launch(tmp_path / "runs", dataset=f"npz:{path}", strategy="Dense", n_epochs=1)
+    (note,) = [note for note in summary["data"]["notes"] if "0" in note]
+    assert f"data: {note}" in printed
+    assert summary["data"]["description"] in printed
+    assert summary["data"]["classes"] is None

@@ -1,17 +1,21 @@
 """An experiment that takes seconds: real digits, a small network, short training."""
 
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
 from configs import digits_sms
 from ssoup_jax.config import Settings, make_settings
 from ssoup_jax.data import sources
+from ssoup_jax.experiment import artifacts
+from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.plan import Plan, Stage, make_plan
-from ssoup_jax.experiment.run import prepare, run
-from ssoup_jax.experiment.stop import Preemption
+from ssoup_jax.experiment.prepare import prepare
+from ssoup_jax.experiment.run import run
+from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.report.console import Console
-from ssoup_jax.storage.store import Artifact, Store
+from ssoup_jax.storage.store import Store
 
 
 def settings(**changes: Any) -> Settings:
@@ -22,22 +26,22 @@ def settings(**changes: Any) -> Settings:
     return make_settings(config)
 
 
-def launch(workdir: Path, preemption: Preemption | None = None, **changes: Any) -> tuple[dict[str, Any], str]:
+def launch(workdir: Path, stop: Stop | None = None, **changes: Any) -> tuple[dict[str, Any], str]:
     """Runs an experiment in this process; returns its summary and what it printed."""
     printed = io.StringIO()
-    return run(settings(**changes), workdir, Console(printed), preemption), printed.getvalue()
+    return run(settings(**changes), workdir, Console(printed), stop), printed.getvalue()
 
 
-class StopAfter(Preemption):
+class StopAfter(Stop):
     """As if SIGTERM had come in the given chunk of steps, counted over all stages that train."""
 
     def __init__(self, chunk: int):
         super().__init__()
         self._left = chunk
 
-    def reached(self, step: int) -> bool:
+    def asked(self) -> bool:
         self._left -= 1
-        self.requested = None if self._left else "SIGTERM"
+        self.requested = None if self._left else signal.SIGTERM
         return not self._left
 
 
@@ -49,4 +53,4 @@ def plan(**changes: Any) -> Plan:
 def artifact(workdir: Path, stage: Stage, **changes: Any) -> Artifact:
     """Loads the artifact of a finished stage."""
     context = prepare(settings(**changes), sources.load("digits"), Console(io.StringIO()))
-    return Store(workdir).load(stage, context.like)
+    return artifacts.from_tree(*Store(workdir).load(stage.name, artifacts.like(context.like)))

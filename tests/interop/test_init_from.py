@@ -13,8 +13,8 @@ from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import run as run_module
 from ssoup_jax.experiment.plan import make_plan
 from ssoup_jax.interop import pytorch
-from ssoup_jax.pruning.prunable import prunable_leaves
-from ssoup_jax.pruning.selectors import phase_amount, prune_count
+from ssoup_jax.pruning.allocation import phase_amount, prune_count
+from ssoup_jax.pruning.masks import prunable_leaves
 from ssoup_jax.storage.store import Store
 from tests.experiment import tiny
 from tests.experiment.test_plan import ALL, names
@@ -58,7 +58,7 @@ def test_a_twins_model_is_the_dense_model_of_an_experiment(twin_file, tmp_path, 
     assert artifact.record["init_from"] == {"file": str(path), "sha256": checkpoint.sha256}
     assert artifact.record["training"] is None
     for stage in plan.wanted:
-        record = Store(tmp_path).record(stage)
+        record = Store(tmp_path).record(stage.name)
         assert record["model"] == {"arch": "Simple", "n_classes": 10, "image_shape": [8, 8, 1]}
     assert summary["dense"]["test"]["accuracy"] > 0.8, "the twin has learned the digits"
     assert summary["phases"][0]["sparsity"]["prunable"] == pytest.approx(0.9, abs=1e-4)
@@ -80,7 +80,9 @@ def test_a_dense_model_that_was_exported_gives_the_same_phases(tmp_path):
     model = models.build("Simple", 10, (8, 8, 1))
     path = tmp_path / "dense.safetensors"
     variables = dense.variables
-    pytorch.write(path, model, (8, 8, 1), variables.params, variables.batch_stats, dense.mask, pruned=False)
+    pytorch.write(
+        path, model, (8, 8, 1), variables.params, variables.collections["batch_stats"], dense.mask, pruned=False
+    )
     imported, _ = tiny.launch(tmp_path / "imported", **short, init_from=str(path))
     for split in ("train", "val", "test"):
         assert imported["dense"][split] == summary["dense"][split]
@@ -91,7 +93,8 @@ def test_masks_of_the_file_stay(twin_file, tmp_path):
     path = twin_file / "pruned.pt"
     summary, _ = tiny.launch(tmp_path, init_from=str(path), n_phases=1)
     plan = plan_from(path, n_phases=1)
-    dense, soup = (prunable_leaves(tiny.artifact(tmp_path, stage).mask) for stage in (plan.dense, plan.soups[0]))
+    masks = (tiny.artifact(tmp_path, stage).mask for stage in (plan.dense, plan.soups[0]))
+    dense, soup = (prunable_leaves(mask, mask) for mask in masks)
     masks = pytorch.read(path).masks
     for layer in ("fc1", "fc2"):
         np.testing.assert_array_equal(dense[f"{layer}/kernel"].T, masks[f"{layer}.weight"])

@@ -20,7 +20,7 @@ from ssoup_jax import models
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.interop import files, fits, pytorch
 from ssoup_jax.interop.state_dict import COUNTER, entries, from_state_dict
-from ssoup_jax.pruning.prunable import full_mask, prunable_leaves
+from ssoup_jax.pruning import apply_mask, full_mask, is_kernel, prunable_leaves
 from tests.interop import twins
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -48,7 +48,7 @@ def random_variables(model, image_shape, sparsity=0.7):
     for entry in entries(model, image_shape):
         if entry.collection:
             state[entry.name] = random.normal(size=entry.shape).astype(np.float32)
-        if entry.path[-1:] == ("kernel",):
+        if is_kernel("/".join(entry.path)):
             masks[entry.path] = random.random(entry.shape) > sparsity
             state[entry.name] = np.where(masks[entry.path], state[entry.name], np.float32(0))
     params, batch_stats = from_state_dict(model, image_shape, state)
@@ -94,7 +94,7 @@ def test_a_pruned_twins_file_gives_its_logits_and_masks(tmp_path, arch):
             assert not np.any(weight[~kept]) and not np.any(np.signbit(weight[~kept]))
     model, images = network(arch, image_shape), images_for(image_shape)
     params, batch_stats, mask = pytorch.variables_from(checkpoint, model, image_shape)
-    assert jax.tree.structure(mask) == jax.tree.structure(params)
+    assert jax.tree.structure(mask) == jax.tree.structure(full_mask(params))
     np.testing.assert_allclose(our_logits(model, params, batch_stats, images), twins.logits(twin, images), **CLOSE)
 
 
@@ -106,7 +106,7 @@ def test_a_twin_loads_what_was_written(tmp_path, arch, pruned):
     other = {name: value.numpy() for name, value in twins.make(arch, seed=1)[0].state_dict().items()}
     params, batch_stats = from_state_dict(model, image_shape, other)
     _, _, mask = random_variables(model, image_shape)
-    params = jax.tree.map(lambda leaf, kept: jnp.where(kept, leaf, 0.0), params, mask)
+    params = apply_mask(params, mask)
     pytorch.write(tmp_path / "ours.pt", model, image_shape, params, batch_stats, mask, pruned=pruned)
     if pruned:
         for module in twins.prunable(twin):
@@ -119,7 +119,7 @@ def test_a_twin_loads_what_was_written(tmp_path, arch, pruned):
     twin.load_state_dict(state, strict=True)
     np.testing.assert_allclose(our_logits(model, params, batch_stats, images), twins.logits(twin, images), **CLOSE)
     assert sum(int((module.weight == 0).sum()) for module in twins.prunable(twin)) == sum(
-        int((~leaf).sum()) for leaf in prunable_leaves(mask).values()
+        int((~leaf).sum()) for leaf in prunable_leaves(mask, mask).values()
     )
 
 

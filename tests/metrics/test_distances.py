@@ -16,6 +16,7 @@ from ssoup_jax.metrics import (
     pruning_instability,
     soup_distances,
 )
+from ssoup_jax.pruning import full_mask, restrict
 
 # Sums are float64: what is left are a few roundings of 1e-16, more where a distance is far below the norms.
 FLOAT64 = 1e-12
@@ -25,6 +26,7 @@ PARAMS = {
     "bn": {"scale": jnp.array([50.0, 50.0]), "bias": jnp.array([7.0, 7.0])},
     "fc": {"kernel": jnp.array([[4.0], [-5.0]]), "bias": jnp.array([9.0])},
 }
+MASK = full_mask(PARAMS)
 MAGNITUDES = [0, 1, 2, 3, 4, 5]
 
 
@@ -33,27 +35,37 @@ def norm(values) -> float:
 
 
 def test_distance_to_origin_is_over_prunable_weights():
-    assert distance_to_origin(PARAMS) == pytest.approx(norm(MAGNITUDES), rel=FLOAT64)
+    assert distance_to_origin(PARAMS, MASK) == pytest.approx(norm(MAGNITUDES), rel=FLOAT64)
 
 
 @pytest.mark.parametrize("sparsity, n_removed", [(0, 0), (0.1, 1), (0.5, 3), (0.6, 4), (0.75, 5), (1, 6)])
 def test_distance_to_pruned(sparsity, n_removed):
     # int((1 - sparsity) * 6) weights stay: 0.1 leaves 5.4, 0.6 leaves 2.4, 0.75 leaves 1.5.
     distance = norm(MAGNITUDES[:n_removed])
-    assert distance_to_pruned(PARAMS, sparsity) == pytest.approx((distance, distance / norm(MAGNITUDES)), rel=FLOAT64)
+    assert distance_to_pruned(PARAMS, MASK, sparsity) == pytest.approx(
+        (distance, distance / norm(MAGNITUDES)), rel=FLOAT64
+    )
 
 
 def test_a_model_that_is_sparse_already_is_its_pruned_self():
     kernel = np.zeros((100, 10), np.float32)
     kernel[:25] = 1e3
-    assert distance_to_pruned({"fc": {"kernel": kernel}}, 0.75) == (0.0, 0.0)
-    assert distance_to_pruned({"fc": {"kernel": kernel * 0}}, 0.5) == (0.0, 0.0)
+    mask = full_mask({"kernel": kernel})
+    assert distance_to_pruned({"kernel": kernel}, mask, 0.75) == (0.0, 0.0)
+    assert distance_to_pruned({"kernel": kernel * 0}, mask, 0.5) == (0.0, 0.0)
+
+
+def test_layers_that_the_mask_leaves_out_do_not_count():
+    mask = restrict(MASK, except_="fc/kernel")
+    assert distance_to_origin(PARAMS, mask) == pytest.approx(norm([0, 1, 2, 3]), rel=FLOAT64)
+    expected = norm([0, 1]), norm([0, 1]) / norm([0, 1, 2, 3])
+    assert distance_to_pruned(PARAMS, mask, 0.5) == pytest.approx(expected, rel=FLOAT64)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan")])
 def test_a_sparsity_that_is_none(sparsity):
     with pytest.raises(SettingsError, match=r"sparsity: found .*, must be in \[0, 1\]"):
-        distance_to_pruned(PARAMS, sparsity)
+        distance_to_pruned(PARAMS, MASK, sparsity)
 
 
 def test_norm_drop_counts_every_parameter():
@@ -77,7 +89,8 @@ def test_a_long_sum_keeps_its_digits():
     # In float32 the sum of these squares is off by 1e-4 of itself.
     kernel = np.full((3000, 1000), 0.1, np.float32)
     exact = math.sqrt(kernel.size) * float(np.float32(0.1))
-    assert distance_to_origin({"kernel": kernel}) == pytest.approx(exact, rel=FLOAT64)
+    params = {"kernel": kernel}
+    assert distance_to_origin(params, full_mask(params)) == pytest.approx(exact, rel=FLOAT64)
 
 
 @pytest.mark.parametrize(

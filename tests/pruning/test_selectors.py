@@ -13,13 +13,10 @@ from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.pruning import (
     SELECTORS,
     full_mask,
-    global_magnitude,
     phase_amount,
-    prunable_leaves,
     prune_count,
-    random_selection,
+    restrict,
     select,
-    uniform_magnitude,
 )
 
 KEY = jax.random.key(0)
@@ -35,14 +32,14 @@ def tree(*kernels, dtype=np.float32):
 
 def mask_of(*kernels):
     return {
-        name: {"kernel": np.asarray(kernel, bool), "bias": np.ones(3, bool)}
+        name: {"kernel": np.asarray(kernel, bool), "bias": None}
         for name, kernel in zip("abcdefgh", kernels, strict=False)
     }
 
 
-def on_host(params):
-    """The prunable leaves as NumPy arrays, on which nothing is compiled for each new shape."""
-    return {name: np.asarray(leaf) for name, leaf in prunable_leaves(params).items()}
+def on_host(tree):
+    """The kernels of params or a mask as NumPy arrays, on which nothing is compiled for each new shape."""
+    return {f"{name}/kernel": np.asarray(layer["kernel"]) for name, layer in tree.items()}
 
 
 def assert_same(found, expected):
@@ -58,67 +55,67 @@ INF = float("inf")
 # name: (selector, kernels, mask before or None for full, amount, mask after)
 HAND_WRITTEN = {
     "smallest over all layers": (
-        global_magnitude,
+        "global",
         ([[1, 2], [3, 4]], [[0.5, 5], [0.25, 6]]),
         None,
         0.5,
         ([[F, F], [T, T]], [[F, T], [F, T]]),
     ),
     "smallest in each layer": (
-        uniform_magnitude,
+        "uniform",
         ([[1, 2], [3, 4]], [[0.5, 5], [0.25, 6]]),
         None,
         0.5,
         ([[F, F], [T, T]], [[F, T], [F, T]]),
     ),
     "global may empty a layer": (
-        global_magnitude,
+        "global",
         ([[0.1, 0.2]], [[3, 4]]),
         None,
         0.5,
         ([[F, F]], [[T, T]]),
     ),
     "uniform takes from every layer": (
-        uniform_magnitude,
+        "uniform",
         ([[0.1, 0.2]], [[3, 4]]),
         None,
         0.5,
         ([[F, T]], [[F, T]]),
     ),
-    "uniform rounds in each layer": (uniform_magnitude, ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]],) * 2),
-    "global rounds once": (global_magnitude, ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]], [[F, T, T]])),
-    "sign is ignored": (global_magnitude, ([[-3, -0.1, 0.2, -0.3]],), None, 0.5, ([[T, F, F, T]],)),
-    "ties go by index": (global_magnitude, ([[2, -1], [1, 1]], [[-1, 1]]), None, 0.5, ([[T, F], [F, F]], [[T, T]])),
-    "ties in C order": (global_magnitude, ([[1, -1], [1, 1]],), None, 0.5, ([[F, F], [T, T]],)),
-    "-0.0 ties with 0": (global_magnitude, ([[5, 0.0, -0.0, 0.0]],), None, 0.5, ([[T, F, F, T]],)),
-    "-0.0 before 0 by index": (global_magnitude, ([[5, -0.0, 0.0, 1]],), None, 0.25, ([[T, F, T, T]],)),
+    "uniform rounds in each layer": ("uniform", ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]],) * 2),
+    "global rounds once": ("global", ([[1, 2, 3]], [[1, 2, 3]]), None, 0.5, ([[F, F, T]], [[F, T, T]])),
+    "sign is ignored": ("global", ([[-3, -0.1, 0.2, -0.3]],), None, 0.5, ([[T, F, F, T]],)),
+    "ties go by index": ("global", ([[2, -1], [1, 1]], [[-1, 1]]), None, 0.5, ([[T, F], [F, F]], [[T, T]])),
+    "ties in C order": ("global", ([[1, -1], [1, 1]],), None, 0.5, ([[F, F], [T, T]],)),
+    "-0.0 ties with 0": ("global", ([[5, 0.0, -0.0, 0.0]],), None, 0.5, ([[T, F, F, T]],)),
+    "-0.0 before 0 by index": ("global", ([[5, -0.0, 0.0, 1]],), None, 0.25, ([[T, F, T, T]],)),
     "pruned weights do not count": (
-        global_magnitude,
+        "global",
         ([[0, 0, 1, 2]], [[0, 4, 5, 6]]),
         ([[F, F, T, T]], [[F, T, T, T]]),
         0.4,
         ([[F, F, F, F]], [[F, T, T, T]]),
     ),
     "a pruned weight never comes back": (
-        global_magnitude,
+        "global",
         ([[9, 8, 1, 2]],),
         ([[F, F, T, T]],),
         0.5,
         ([[F, F, F, T]],),
     ),
     "a pruned weight may be NaN": (
-        uniform_magnitude,
+        "uniform",
         ([[np.nan, 3, 1, 2]],),
         ([[F, T, T, T]],),
         1 / 3,
         ([[F, T, F, T]],),
     ),
-    "infinities go last": (global_magnitude, ([[INF, 3e38, -INF, 1]],), None, 0.75, ([[F, F, T, F]],)),
-    "subnormals are not zero": (global_magnitude, ([[1e-45, 0, 3e-45, 2e-39]],), None, 0.5, ([[F, F, T, T]],)),
-    "nothing": (global_magnitude, ([[1, 2, 3]],), None, 0.1, ([[T, T, T]],)),
-    "nothing left to take": (global_magnitude, ([[1, 2, 3]],), ([[F, F, F]],), 0.9, ([[F, F, F]],)),
-    "everything": (global_magnitude, ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
-    "everything, at random": (random_selection, ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
+    "infinities go last": ("global", ([[INF, 3e38, -INF, 1]],), None, 0.75, ([[F, F, T, F]],)),
+    "subnormals are not zero": ("global", ([[1e-45, 0, 3e-45, 2e-39]],), None, 0.5, ([[F, F, T, T]],)),
+    "nothing": ("global", ([[1, 2, 3]],), None, 0.1, ([[T, T, T]],)),
+    "nothing left to take": ("global", ([[1, 2, 3]],), ([[F, F, F]],), 0.9, ([[F, F, F]],)),
+    "everything": ("global", ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
+    "everything, at random": ("random", ([[1, 2, 3]], [[4]]), None, 1.0, ([[F, F, F]], [[F]])),
 }
 
 
@@ -127,14 +124,14 @@ HAND_WRITTEN = {
 def test_hand_written_masks(selector, kernels, before, amount, after, where):
     params = jax.tree.map(where, tree(*kernels))
     mask = full_mask(params) if before is None else jax.tree.map(where, mask_of(*before))
-    found = selector(params, mask, amount, KEY)
+    found = select(selector, params, mask, amount, KEY)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
     assert_same(found, mask_of(*after))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
 def test_any_float_dtype(dtype):
-    found = global_magnitude(tree([[-1, 3], [2, 0.5]], dtype=dtype), mask_of([[T, T], [T, T]]), 0.5)
+    found = select("global", tree([[-1, 3], [2, 0.5]], dtype=dtype), mask_of([[T, T], [T, T]]), 0.5, KEY)
     assert_same(found, mask_of([[F, T], [T, F]]))
 
 
@@ -168,7 +165,7 @@ def test_three_phases_reach_the_goal(goal, after):
     params = tree(np.random.default_rng(0).standard_normal((250, 40)))
     mask = full_mask(params)
     for sparsity in after:
-        mask = global_magnitude(params, mask, phase_amount(goal, 3))
+        mask = select("global", params, mask, phase_amount(goal, 3), KEY)
         # The paper gives three digits, some of them rounded, some cut off; 10,000 weights resolve 1e-4.
         assert 1 - np.mean(np.asarray(mask["a"]["kernel"])) == pytest.approx(sparsity, abs=1e-3)
 
@@ -209,7 +206,7 @@ def lost(before, after):
 def test_global_takes_what_a_full_sort_would(case):
     params, mask, amount = case
     weights, before = on_host(params), on_host(mask)
-    after = on_host(global_magnitude(params, mask, amount))
+    after = on_host(select("global", params, mask, amount, KEY))
     assert lost(before, after) == lowest(weights, before, amount)
 
 
@@ -218,7 +215,7 @@ def test_global_takes_what_a_full_sort_would(case):
 def test_uniform_takes_what_a_full_sort_of_each_layer_would(case):
     params, mask, amount = case
     weights, before = on_host(params), on_host(mask)
-    after = on_host(uniform_magnitude(params, mask, amount))
+    after = on_host(select("uniform", params, mask, amount, KEY))
     expected = [lowest({name: weights[name]}, before, amount) for name in weights]
     assert lost(before, after) == set().union(*expected)
 
@@ -228,7 +225,7 @@ def test_uniform_takes_what_a_full_sort_of_each_layer_would(case):
 def test_masks_shrink_by_exact_counts_and_touch_nothing_else(case, name):
     params, mask, amount = case
     found = select(name, params, mask, amount, KEY)
-    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert jax.tree.structure(found) == jax.tree.structure(mask)
     before, after = on_host(mask), on_host(found)
     groups = [[layer] for layer in before] if name == "uniform" else [list(before)]
     for group in groups:
@@ -237,7 +234,7 @@ def test_masks_shrink_by_exact_counts_and_touch_nothing_else(case, name):
     for layer, kept in after.items():
         assert kept.shape == before[layer].shape
         assert not np.any(kept & ~before[layer])
-    assert all(np.asarray(layer["bias"]).all() for layer in found.values())
+    assert all(layer["bias"] is None for layer in found.values())
 
 
 @settings(max_examples=50, deadline=None)
@@ -257,9 +254,9 @@ def test_no_pruned_magnitude_exceeds_a_kept_one(case, name):
 def test_random_depends_on_the_key_and_not_on_the_weights():
     ones, others = tree(np.ones((8, 8))), tree(np.arange(64.0).reshape(8, 8))
     mask = full_mask(ones)
-    first = random_selection(ones, mask, 0.5, KEY)
-    assert_same(random_selection(others, mask, 0.5, KEY), first)
-    again = random_selection(ones, mask, 0.5, jax.random.key(1))
+    first = select("random", ones, mask, 0.5, KEY)
+    assert_same(select("random", others, mask, 0.5, KEY), first)
+    again = select("random", ones, mask, 0.5, jax.random.key(1))
     assert np.any(np.asarray(again["a"]["kernel"]) != np.asarray(first["a"]["kernel"]))
 
 
@@ -268,7 +265,7 @@ def test_random_prunes_every_place_equally_often():
     mask = mask_of(np.ones((2, 5)), [[T, F] * 5])
     times = np.zeros(20)
     for seed in range(n_keys):
-        kept = on_host(random_selection(params, mask, 0.4, jax.random.key(seed)))
+        kept = on_host(select("random", params, mask, 0.4, jax.random.key(seed)))
         times += ~np.concatenate([leaf.ravel() for leaf in kept.values()])
     allowed = np.array([True] * 10 + [True, False] * 5)
     np.testing.assert_array_equal(times[~allowed], n_keys)
@@ -287,7 +284,43 @@ def test_nan_weights_are_an_error_that_names_the_tensor(name, bad):
 def test_nan_outside_the_prunable_leaves_is_not_this_package_s_business():
     params = tree([[1, 2]])
     params["a"]["bias"] = np.full(3, np.nan)
-    assert_same(global_magnitude(params, full_mask(params), 0.5), mask_of([[F, T]]))
+    assert_same(select("global", params, full_mask(params), 0.5, KEY), mask_of([[F, T]]))
+
+
+@pytest.mark.parametrize(
+    ("selector", "left", "after"),
+    [
+        ("global", "a/*, c/*", ([[F, F, F], [F, T, T]], [[T, T]], [[F, T]])),
+        ("global", "b/*", ([[F, T, T], [T, T, T]], [[F, T]], [[T, T]])),
+        ("uniform", "a/*, c/*", ([[F, F, F], [T, T, T]], [[T, T]], [[F, T]])),
+    ],
+)
+def test_layers_that_are_left_out_keep_their_weights_and_do_not_count(selector, left, after):
+    params = tree([[0, 1, 2], [4, 5, 6]], [[0.1, 0.2]], [[3, 9]])
+    mask = mask_of([[F, T, T], [T, T, T]], [[T, T]], [[T, T]])
+    found = select(selector, params, mask, 0.5, KEY, among=restrict(mask, only=left))
+    assert_same(found, mask_of(*after))
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(), st.sampled_from(list(SELECTORS)), st.data())
+def test_what_is_left_out_stays_as_it_is_and_the_others_are_pruned_as_if_alone(case, name, data):
+    params, mask, amount = case
+    chosen = data.draw(st.sets(st.sampled_from(sorted(params)), min_size=1))
+    among = restrict(mask, only=",".join(f"{layer}/kernel" for layer in chosen))
+    found = select(name, params, mask, amount, KEY, among=among)
+    assert jax.tree.structure(found) == jax.tree.structure(mask)
+    alone = [{layer: node[layer] for layer in params if layer in chosen} for node in (params, mask)]
+    expected = on_host(mask) | on_host(select(name, *alone, amount, KEY))
+    for layer, kept in on_host(found).items():
+        np.testing.assert_array_equal(kept, expected[layer])
+
+
+def test_nan_in_a_layer_that_is_left_out_does_not_matter():
+    params = tree([[1, 2]], [[np.nan, 1]])
+    mask = full_mask(params)
+    found = select("global", params, mask, 0.5, KEY, among=restrict(mask, except_="b/kernel"))
+    assert_same(found, mask_of([[F, T]], [[T, T]]))
 
 
 def test_unknown_selector():
@@ -316,7 +349,7 @@ def test_phase_amount_refuses_values_outside_its_range(goal, n_phases, setting):
 def test_a_model_without_kernels():
     params = {"norm": {"scale": np.ones(3)}}
     with pytest.raises(RunError, match="no convolution or linear kernel"):
-        global_magnitude(params, full_mask(params), 0.5)
+        select("global", params, full_mask(params), 0.5, KEY)
 
 
 @pytest.mark.parametrize(
@@ -327,11 +360,11 @@ def test_a_model_without_kernels():
     ],
 )
 def test_a_mask_that_does_not_fit(kernel, message):
-    mask = {"a": {"kernel": kernel, "bias": np.ones(3, bool)}}
+    mask = {"a": {"kernel": kernel, "bias": None}}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        global_magnitude(tree([[1, 2], [3, 4]]), mask, 0.5)
+        select("global", tree([[1, 2], [3, 4]]), mask, 0.5, KEY)
 
 
 def test_a_mask_of_another_model():
     with pytest.raises(ValueError, match="'a'"):
-        global_magnitude({"b": tree([[1, 2]])["a"]}, mask_of([[T, T]]), 0.5)
+        select("global", {"b": tree([[1, 2]])["a"]}, mask_of([[T, T]]), 0.5, KEY)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax import trees
-from ssoup_jax.pruning import apply_mask, keep_masked_zero
+from ssoup_jax.pruning import apply_mask, dense_form, keep_masked_zero, masked
 
 N_STEPS = 4
 
@@ -27,6 +27,9 @@ MASK = {"conv": {"kernel": np.arange(24).reshape(2, 2, 2, 3) % 3 > 0, "bias": np
 
 # Made once, so that each is compiled once.
 MASKED = {name: optax.chain(optimizer, keep_masked_zero(MASK)) for name, optimizer in OPTIMIZERS.items()}
+
+# The same with a bias that is never pruned.
+WITH_NONE = {"conv": {"kernel": MASK["conv"]["kernel"], "bias": None}}
 
 
 def random_tree(seed):
@@ -80,9 +83,9 @@ STARTS = {
 
 
 @either_way
-@pytest.mark.parametrize("masked", MASKED.values(), ids=MASKED)
-def test_pruned_weights_are_zero_after_every_step(masked, run):
-    assert_plus_zero_where_masked(run(masked, random_tree(0), gradients()), MASK)
+@pytest.mark.parametrize("optimizer", MASKED.values(), ids=MASKED)
+def test_pruned_weights_are_zero_after_every_step(optimizer, run):
+    assert_plus_zero_where_masked(run(optimizer, random_tree(0), gradients()), MASK)
 
 
 @either_way
@@ -93,10 +96,10 @@ def test_pruned_weights_are_zero_wherever_they_start(start, run):
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "not finite"])
 def test_kept_weights_move_as_without_a_mask(name):
-    masked = one_by_one(MASKED[name], random_tree(0), gradients())
+    found = one_by_one(MASKED[name], random_tree(0), gradients())
     free = one_by_one(OPTIMIZERS[name], random_tree(0), gradients())
-    for found, expected, kept in zip(*map(jax.tree.leaves, (masked, free, MASK)), strict=True):
-        np.testing.assert_array_equal(np.asarray(found)[..., kept], np.asarray(expected)[..., kept])
+    for own, expected, kept in zip(*map(jax.tree.leaves, (found, free, MASK)), strict=True):
+        np.testing.assert_array_equal(np.asarray(own)[..., kept], np.asarray(expected)[..., kept])
 
 
 @settings(max_examples=20, deadline=None)
@@ -125,6 +128,37 @@ def test_one_mask_serves_a_stack_of_members(name):
         # The batched program may round differently in the last place.
         for stacked, single in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(np.asarray(stacked)[member], single, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "not finite"])
+def test_a_masked_optimizer_has_the_state_of_its_own_and_the_steps_of_the_chain(name):
+    optimizer, params = masked(OPTIMIZERS[name], MASK), random_tree(0)
+    own, found = OPTIMIZERS[name].init(params), optimizer.init(params)
+    assert jax.tree.structure(found) == jax.tree.structure(own)
+    with jax.numpy_dtype_promotion("standard"):
+        _, after = optimizer.update(random_tree(1), found, params)
+    assert jax.tree.structure(after) == jax.tree.structure(own)
+    found, expected = (one_by_one(one, params, gradients()) for one in (optimizer, MASKED[name]))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_never_pruned_moves_as_without_a_mask(name):
+    found, free = (
+        one_by_one(one, random_tree(0), gradients()) for one in (masked(OPTIMIZERS[name], WITH_NONE), OPTIMIZERS[name])
+    )
+    np.testing.assert_array_equal(found["conv"]["bias"], free["conv"]["bias"])
+    assert_plus_zero_where_masked(found["conv"]["kernel"], WITH_NONE["conv"]["kernel"])
+
+
+def test_a_masked_optimizer_hands_extra_arguments_on():
+    def update(updates, state, params=None, *, loss):
+        return jax.tree.map(lambda u: u * loss, updates), state
+
+    scaled = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    updates, _ = masked(scaled, WITH_NONE).update(random_tree(1), optax.EmptyState(), random_tree(0), loss=2.0)
+    np.testing.assert_array_equal(updates["conv"]["bias"], 2 * random_tree(1)["conv"]["bias"])
 
 
 def test_another_mask_does_not_recompile():
@@ -183,6 +217,12 @@ def test_apply_mask(transform, dtype):
     np.testing.assert_array_equal(np.float32(found["kernel"]), np.float32([[1, 0, 0], [-4, 0, 0]]))
     np.testing.assert_array_equal(np.signbit(np.float32(found["kernel"])), [[False] * 3, [True, False, False]])
     np.testing.assert_array_equal(found["bias"], params["bias"])
+
+
+def test_apply_mask_leaves_alone_what_is_never_pruned():
+    found, expected = (apply_mask(random_tree(0), mask) for mask in (WITH_NONE, dense_form(WITH_NONE, random_tree(0))))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_apply_mask_on_a_stack():

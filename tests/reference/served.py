@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -11,14 +12,19 @@ from ssoup_jax import models, trees
 from ssoup_jax.data.augment import TRANSFORMS, Transform
 from ssoup_jax.data.feeds import Examples, Resident
 from ssoup_jax.interop.state_dict import from_state_dict, to_state_dict
-from ssoup_jax.training import evaluate, loop, optimizer
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning import masks
+from ssoup_jax.stack import executors
+from ssoup_jax.training import classify, loop, step
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.hyper import Hyper, per_step
 from ssoup_jax.training.recalibrate import recalibrate
-from ssoup_jax.training.state import TrainState, Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.training.step import TrainState
 from ssoup_jax.trees import PyTree
 from tests.reference import golden
 
 BATCH_NORM_EPSILON = 1e-5
+BLOCK_SIZE = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,8 +34,7 @@ class Served:
     Attributes:
         meta: the JSON file.
         arrays: the arrays beside it.
-        problem: network without dropout, transform without random moves.
-        image_shape: (H, W, C).
+        classifier: network without dropout, transform without random moves.
         examples: the training images, then the test and, where there are any, out-of-distribution images.
         positions: each split's positions in the examples; `train` in the reference's unshuffled order.
         labels: each split's labels.
@@ -37,8 +42,7 @@ class Served:
 
     meta: dict
     arrays: dict[str, np.ndarray]
-    problem: Problem
-    image_shape: tuple[int, int, int]
+    classifier: Classifier
     examples: Examples
     positions: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
@@ -48,17 +52,23 @@ class Served:
         """The settings of the run."""
         return self.meta["case"]
 
+    @property
+    def network(self) -> tuple[nn.Module, tuple[int, int, int]]:
+        """The network and the (H, W, C) of its images."""
+        return self.classifier.model, self.classifier.image_shape
+
     def variables(self, state: np.ndarray, batch_stats: np.ndarray | None = None) -> Variables:
         """Reads a flat state; a flat state of BatchNorm statistics takes the place of those in it."""
         named = golden.split_flat(state, self.meta["index"])
         if batch_stats is not None:
             named |= golden.split_flat(batch_stats, self.meta["bn"])
-        return Variables(*from_state_dict(self.problem.model, self.image_shape, named))
+        params, batch_stats = from_state_dict(*self.network, named)
+        return Variables(params, {"batch_stats": batch_stats})
 
     def flat(self, variables: Variables) -> np.ndarray:
         """Writes one model as a flat state."""
-        params, batch_stats = jax.device_get((variables.params, variables.batch_stats))
-        named = to_state_dict(self.problem.model, self.image_shape, params, batch_stats)
+        params, batch_stats = jax.device_get((variables.params, variables.collections["batch_stats"]))
+        named = to_state_dict(*self.network, params, batch_stats)
         return np.concatenate([named[name].ravel() for name, _ in self.meta["index"]])
 
     def flat_bn(self, state: np.ndarray) -> np.ndarray:
@@ -87,13 +97,13 @@ class Served:
         kept = golden.unpack_mask(packed, self.meta["prunable"])
         named = {name: kept.get(name, np.ones(shape, bool)) for name, shape in self.meta["index"]}
         assert kept.keys() <= named.keys()
-        params, _ = from_state_dict(self.problem.model, self.image_shape, named)
-        return jax.tree.map(lambda leaf: leaf != 0, params)
+        params, _ = from_state_dict(*self.network, named)
+        return masks.from_dense_form(jax.tree.map(lambda leaf: leaf != 0, params), masks.full_mask(params))
 
     def recalibrated(self, stack: Variables, fraction: float | None, execution: str = "map") -> Variables:
         """Recalibrates a stack as the reference does, on the unshuffled training split."""
         return recalibrate(
-            self.problem,
+            classify.task(self.classifier),
             Resident(self.examples, self.positions),
             stack,
             batch_size=self.case["batch_size"],
@@ -106,9 +116,11 @@ class Served:
     def logits(self, stack: Variables, execution: str = "map") -> dict[str, np.ndarray]:
         """Evaluates a stack on every split but `train`, `[m, n, n_classes]` each."""
         splits = [split for split in self.positions if split != "train"]
-        # One call for all splits: evaluation fills up its blocks, which are larger than these splits.
+        # All splits in one row: the last block is filled up, and is larger than these splits.
         feed = Resident(self.examples, {"all": np.concatenate([self.positions[split] for split in splits])})
-        found = evaluate.logits(self.problem, feed, stack, "all", execution)
+        fn = executors.bind(_logits, self.classifier)
+        blocks = [executors.run(execution, fn, block, (), stack)[1] for block in feed.evaluation("all", BLOCK_SIZE)]
+        found = np.concatenate(jax.device_get(blocks), axis=1)[:, : feed.sizes["all"]]
         ends = np.cumsum([len(self.positions[split]) for split in splits])
         return dict(zip(splits, np.split(found, ends[:-1], axis=1), strict=True))
 
@@ -141,18 +153,22 @@ class Served:
             # A member that is done is given any order: what it would see must not matter.
             return np.stack([own[min(epoch, len(own) - 1)] for own in orders])
 
-        recipe = loop.Recipe(
-            learning_rates=[self.arrays[f"{run}/lr"].astype(np.float32) for run in runs] + [np.float32([])] * spare,
-            weight_decays=[*weight_decays, *[0.0] * spare],
+        rates = [self.arrays[f"{run}/lr"].astype(np.float32) for run in runs] + [np.float32([])] * spare
+        hyper = Hyper(
+            values={
+                "learning_rate": per_step(rates),
+                "weight_decay": np.array([*weight_decays, *[0.0] * spare]),
+                "momentum": np.full(len(orders), self.meta["stages"]["dense"]["config"]["momentum"]),
+            },
+            n_steps=np.array([len(own) for own in rates]),
             keys=_keys(len(orders)),
-            momentum=self.meta["stages"]["dense"]["config"]["momentum"],
-            batch_size=self.case["batch_size"],
             names=[*runs, *["spare"] * spare],
         )
-        stack = trees.stack([variables] * len(orders))
-        state = TrainState(stack, jax.vmap(optimizer.init)(stack.params))
+        task = classify.task(self.classifier)
+        state = step.init(task, hyper.values, trees.stack([variables] * len(orders)), mask)
         feed = Resident(self.examples, self.positions, order)
-        return loop.train(self.problem, feed, state, mask, recipe, execution)[:2]
+        found = loop.train(task, feed, state, hyper, self.case["batch_size"], execution)
+        return found.state, found.losses
 
 
 @functools.cache
@@ -178,12 +194,16 @@ def load(file: str) -> Served:
     return Served(
         meta,
         arrays,
-        Problem(model, transform),
-        images.shape[1:],
-        Examples(jax.device_put(images), jax.device_put(labels)),
+        Classifier(model, transform, images.shape[1:]),
+        Examples(jax.device_put(images.reshape(len(images), -1)), jax.device_put(labels)),
         positions,
         {name: labels[own] for name, own in positions.items()},
     )
+
+
+def _logits(classifier: Classifier, shared: tuple[Examples, jax.Array], state: tuple, variables: Variables):
+    examples, block = shared
+    return state, classifier.logits(variables, examples.images[block])
 
 
 def _keys(count: int) -> jax.Array:

@@ -22,8 +22,8 @@ from ssoup_jax.metrics import (
 )
 from ssoup_jax.metrics.predictions import N_BINS, bin_boundaries, bin_index
 from ssoup_jax.models.layers import Network
-from ssoup_jax.pruning import prunable_leaves
-from ssoup_jax.soups.uniform import average
+from ssoup_jax.pruning import full_mask, prunable_leaves
+from ssoup_jax.soups import average
 from tests.reference import golden
 from tests.reference.deviations import largest, record, relative_max
 
@@ -147,7 +147,7 @@ def layer_name(path: str) -> str:
 
 
 def test_sparsity(model):
-    case, found = model.case, sparsity(model.params)
+    case, found = model.case, sparsity(model.params, full_mask(model.params))
     assert found["n_params"] == case["n_total_params"]
     assert found["n_nonzero_params"] == case["n_nonzero_params"]
     record("parameters, total and non-zero: count", abs(found["n_nonzero_params"] - case["n_nonzero_params"]), 0)
@@ -198,15 +198,15 @@ def check_against_float32_sums(found: float, logged: float, exact: float, in_flo
 
 def check_distances(params: dict, prunable: list[np.ndarray], origin: float, to_pruned: list) -> None:
     """Compares both distances; `to_pruned` lists (sparsity, distance, relative distance) as the reference logs them."""
-    flat = np.concatenate([np.ravel(kernel) for kernel in prunable])
+    mask, flat = full_mask(params), np.concatenate([np.ravel(kernel) for kernel in prunable])
     largest_first = np.sort(np.abs(flat))[::-1]
     exact, in_float32 = (float(norm(flat, dtype)) for dtype in (np.float64, np.float32))
-    check_against_float32_sums(distance_to_origin(params), origin, exact, in_float32)
+    check_against_float32_sums(distance_to_origin(params, mask), origin, exact, in_float32)
     for fraction, distance, relative in to_pruned:
         n_kept = int((1 - fraction) * flat.size)
         removed = norm(largest_first[n_kept:], np.float64)
         lost_in_float32 = np.sqrt(abs(in_float32**2 - float(norm(largest_first[:n_kept], np.float32)) ** 2))
-        found = distance_to_pruned(params, fraction)
+        found = distance_to_pruned(params, mask, fraction)
         check_against_float32_sums(found.absolute, distance, removed, lost_in_float32)
         check_against_float32_sums(found.relative, relative, removed / exact, lost_in_float32 / in_float32)
 
@@ -282,7 +282,7 @@ def test_uniform_soup(soup):
     case = soup.case
     expected = golden.split_flat(golden.load_npz("metrics")[f"{case['key']}/uniform"], case["index"])
     mask = golden.unpack_mask(golden.load_npz("metrics")[f"{case['key']}/mask"], case["prunable"])
-    found = average({name: soup.stacked[name] for name in expected})
+    found = average({name: soup.stacked[name] for name in expected}, dict.fromkeys(range(case["n_candidates"]), 1.0))
     factor = np.float32(case["uniform_factor"])
     for name, theirs in expected.items():
         # The reference scales by float32(1/m) and adds in order: bit for bit, so these are its candidates.
@@ -383,14 +383,14 @@ def test_logged_sparsity_and_distances(file):
     goal = golden.load_json(file)["case"]["goal_sparsity"]
     for run in runs(file, "^dense$|/member|/ensemble"):
         params, summary = run.params(), run.summary()
-        found = sparsity(params)
+        found = sparsity(params, full_mask(params))
         assert found["n_params"] == summary["final.n_total_params"]
         assert found["n_nonzero_params"] == summary["final.n_nonzero_params"]
         assert found["global"] == pytest.approx(summary["final.global_sparsity"], rel=1e-12)
         assert found["prunable"] == pytest.approx(summary["final.modular_sparsity"], rel=1e-12)
         distance, relative = summary["final.distance_to_pruned"], summary["final.rel_distance_to_pruned"]
         to_pruned = [(goal, distance, relative)] if distance else []
-        prunable = list(prunable_leaves(params).values())
+        prunable = list(prunable_leaves(params, full_mask(params)).values())
         check_distances(params, prunable, summary["final.distance_to_origin"], to_pruned)
 
 

@@ -1,8 +1,11 @@
 """Compares every learning rate with the reference's numbers, and the dense ones with a live PyTorch."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from ssoup_jax import variants
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.schedules import grammar, pretrain, retrain
 from ssoup_jax.schedules.grammar import Constant, Cosine, ExponentialLR, Linear, MultiStepLR, StepLR
@@ -23,10 +26,18 @@ def dense_rates(case: dict) -> np.ndarray:
     )
 
 
+def peak_of(case: dict) -> float:
+    """A member's own peak; the reference reads numbers from text, which is the command line's business here."""
+    value = case["split_val"]
+    with contextlib.suppress(TypeError, ValueError):
+        value = float(value)
+    return variants.check("split_val", value, "retrain_schedule")
+
+
 def retraining_rates(group: dict, case: dict, dense: np.ndarray) -> np.ndarray:
     n_steps = case["n_epochs_retrain"] * group["iterations_per_epoch"]
     if case["ensemble_by"] == "retrain_schedule":
-        return retrain.learning_rates_to_peak(case["split_val"], n_steps)
+        return retrain.learning_rates_to_peak(peak_of(case), n_steps)
     n_warmup_steps = (group["history"]["n_epochs_warmup"] or 0) * group["iterations_per_epoch"]
     return retrain.learning_rates(
         case["retrain_schedule"],

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from ssoup_jax import metrics, trees
+from ssoup_jax import metrics, soups, trees
 from ssoup_jax.data.feeds import cut
-from ssoup_jax.pruning import prunable_leaves
-from ssoup_jax.soups import greedy, uniform
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning import full_mask, prunable_leaves
+from ssoup_jax.soups import greedy
 from ssoup_jax.training.recalibrate import n_recalibration_batches
-from ssoup_jax.training.state import Variables
 from ssoup_jax.trees import PyTree
 from tests.reference import golden, served
 from tests.reference.deviations import record
@@ -51,7 +51,9 @@ def candidate(member: int) -> Variables:
 
 
 def average(members: tuple[int, ...]) -> Variables:
-    return uniform.average(trees.stack([candidate(member) for member in members]))
+    return soups.average(
+        trees.stack([candidate(member) for member in members]), dict.fromkeys(range(len(members)), 1.0)
+    )
 
 
 def recalibrated(variables: Variables, fraction: float | None) -> Variables:
@@ -76,7 +78,7 @@ def macro_accuracy(members: tuple[int, ...]) -> float:
 
 
 def kernels(tree: PyTree) -> dict[str, np.ndarray]:
-    return jax.device_get(prunable_leaves(tree))
+    return jax.device_get(prunable_leaves(tree, full_mask(tree)))
 
 
 def record_statistics(
@@ -101,8 +103,9 @@ def test_average(name):
 @pytest.mark.parametrize("name", SOUPS)
 def test_mask_and_zeros(name):
     members = ingredients(SOUPS[name])
-    mask = kernels(CASE.mask(CASE.arrays["phase1/mask"]))
-    common = uniform.common_mask([jax.tree.map(lambda w: w != 0, kernels(candidate(m).params)) for m in members])
+    mask = CASE.mask(CASE.arrays["phase1/mask"])
+    mask = jax.device_get(prunable_leaves(mask, mask))
+    common = soups.common_mask([jax.tree.map(lambda w: w != 0, kernels(candidate(m).params)) for m in members])
     soup = kernels(soup_of(members, FRACTION).params)
     assert mask.keys() == common.keys() == soup.keys()
     for path, kept in mask.items():

@@ -70,7 +70,7 @@ def test_losses(followed):
 def test_masks(followed):
     for phase in followed.phases:
         masks = followed.masks[phase.name], followed.stored.mask(phase)
-        found, expected = (jax.device_get(prunable_leaves(mask)) for mask in masks)
+        found, expected = (jax.device_get(prunable_leaves(mask, mask)) for mask in masks)
         n_kept = sum(kept.sum() for kept in expected.values())
         assert sum(kept.sum() for kept in found.values()) == n_kept
         n_differing = sum(np.sum(kept & ~expected[path]) for path, kept in found.items())
@@ -81,10 +81,11 @@ def test_masks(followed):
 
 def test_pruned_weights_stay_zero(followed):
     for phase in followed.phases:
-        mask = jax.device_get(prunable_leaves(followed.masks[phase.name]))
+        whole = followed.masks[phase.name]
+        mask = jax.device_get(prunable_leaves(whole, whole))
         for stage in (*phase.runs, phase.soup):
             params = followed.stored.case.variables(followed.states[stage]).params
-            for path, weights in jax.device_get(prunable_leaves(params)).items():
+            for path, weights in jax.device_get(prunable_leaves(params, whole)).items():
                 assert not weights[~mask[path]].any(), f"{stage}: a pruned weight of {path} is not 0"
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from ssoup_jax import trees
+from ssoup_jax import soups, trees
 from ssoup_jax.interop.state_dict import entries
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import apply_mask, full_mask, phase_amount, select
-from ssoup_jax.soups import uniform
-from ssoup_jax.training.state import Variables
 from ssoup_jax.trees import PyTree
 from tests.reference import golden, served
 
@@ -106,7 +105,7 @@ class Stored:
     def _rule_filled(self) -> np.ndarray:
         rule, scale = self.settings["initial_rule"], np.float32(self.settings.get("residual_scale") or 1)
         arrays = []
-        for k, entry in enumerate(entries(self.case.problem.model, self.case.image_shape)):
+        for k, entry in enumerate(entries(*self.case.network)):
             array = golden.rule_filled_entry(entry.name, entry.shape, k, rule["seed"], rule["gain"])
             if entry.collection:
                 arrays.append((array * scale if entry.name.endswith(".bn2.weight") else array).ravel())
@@ -194,7 +193,7 @@ class Followed:
         self.finished |= {phase.name: pruned} | dict(zip(runs, candidates, strict=True))
 
         ingredients = [stored.candidate(run) for run in runs] if self.by_stages else candidates
-        soup = uniform.average(trees.stack(ingredients))
+        soup = soups.average(trees.stack(ingredients), dict.fromkeys(range(len(ingredients)), 1.0))
         self.states[phase.soup] = stored.case.flat(soup)
         (self.finished[phase.soup],) = self.recalibrate([stored.plain_soup(phase) if self.by_stages else soup])
 

@@ -13,7 +13,7 @@ from configs import base
 from ssoup_jax.config import DataSettings, Settings
 from ssoup_jax.data import ood, sources
 from ssoup_jax.schedules import retrain
-from ssoup_jax.splits import ENSEMBLE_BY
+from ssoup_jax.variants import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,22 @@ SOUND: dict[str, st.SearchStrategy] = {
     "strategy": st.sampled_from(["SMS", "Dense", "IMP", "Ensemble"]),
     "run_id": st.integers(0, 2**31 - 1),
     "phase": st.integers(1, 4),
-    "dataset": st.sampled_from(["digits", *sources.ALIASES, "npz:a.npz", "folder:somewhere", "tfds:mnist:3d"]),
+    "dataset": st.sampled_from(["digits", *sources.ALIASES, "npz:a.npz", "folder:somewhere", "idx:a", "tfds:mnist:3d"]),
     "data_dir": st.sampled_from([None, "data", "/nowhere"]),
     "data.download": st.booleans(),
     "data.on_device": st.sampled_from([None, True, False]),
     "data.image_size": st.integers(8, 1024),
     "data.workers": st.integers(0, 64),
     "data.skip_undecodable": st.booleans(),
+    "data.verify": st.booleans(),
+    "data.follow_links": st.booleans(),
+    "data.layout": st.sampled_from([None, "NHWC", "NCHW"]),
+    "data.n_classes": st.one_of(st.none(), st.integers(2, 1000)),
+    "data.pad": st.one_of(st.none(), st.integers(0, 8)),
+    "data.flip": st.sampled_from([None, True, False]),
+    "data.rotate_degrees": st.one_of(st.none(), st.floats(0, 180)),
+    "data.mean": st.one_of(st.none(), st.lists(st.floats(0, 1), min_size=1, max_size=3).map(tuple)),
+    "data.std": st.one_of(st.none(), st.lists(st.floats(0.1, 1), min_size=1, max_size=3).map(tuple)),
     "ood": st.one_of(
         st.sampled_from([None, "default", "all", "all:3", "computed:all", "computed:all:5"]),
         st.lists(
@@ -136,6 +145,7 @@ SOUND: dict[str, st.SearchStrategy] = {
             max_size=3,
         ).map(", ".join),
     ),
+    "evaluate_train": st.sampled_from([None, True, False]),
     "arch": st.sampled_from(["Simple", "CNN", "ResNet20", "ResNet8", "ResNet14x2", "ResNet18", "VGG16", "ResNet110"]),
     "use_amp": st.booleans(),
     "init_from": st.sampled_from([None, None, "dense.pt"]),
@@ -148,9 +158,11 @@ SOUND: dict[str, st.SearchStrategy] = {
     "goal_sparsity": st.floats(0.01, 0.999),
     "n_phases": st.integers(1, 6),
     "pruning_selector": st.sampled_from(["global", "uniform", "random"]),
+    "prune_only": st.sampled_from([None, "*", "layer1_*/*", "conv1/kernel, fc/kernel"]),
+    "prune_except": st.sampled_from([None, None, "fc/kernel", "layer[12]_?/conv?/kernel"]),
     "n_epochs_per_phase": st.integers(0, 20),
     "retrain_schedule": st.sampled_from(retrain.NAMES),
-    "ensemble_by": st.sampled_from(ENSEMBLE_BY),
+    "ensemble_by": st.sampled_from(list(VARIANTS)),
     "n_splits_total": st.one_of(st.none(), st.integers(1, 9)),
     "split_vals": st.one_of(
         st.none(), _seeds, _seeds.map(list), st.lists(_positive, min_size=1, max_size=4, unique=True).map(tuple)
@@ -166,8 +178,9 @@ SOUND: dict[str, st.SearchStrategy] = {
         st.builds("{} {}".format, st.integers(1, 999), st.sampled_from(["steps", "epochs", "minutes", "step"])),
         st.just("0.5 epochs"),
     ),
+    "stop_signals": st.sampled_from([None, "SIGUSR1", "SIGUSR2, SIGXCPU", "SIGXCPU,SIGXCPU"]),
     "execution": st.one_of(
-        st.sampled_from(["auto", "map", "vmap", "unroll", "loop", "shard", "shard:vmap"]),
+        st.sampled_from(["auto", "measured", "map", "vmap", "unroll", "loop", "shard", "shard:vmap"]),
         st.builds("{}:{}".format, st.sampled_from(["vmap", "unroll", "shard:vmap"]), st.integers(1, 20)),
     ),
     "remat": st.booleans(),
@@ -207,10 +220,14 @@ _broken: dict[str, st.SearchStrategy] = {
         st.sampled_from([" ", "", "\n", "  "]),
         st.sampled_from(["steps", "step s", "Minutes", "hours", "epoch", "minutes\n", ""]),
     ),
+    "stop_signals": st.lists(
+        st.sampled_from(["SIGUSR1", "SIGTERM", "SIGKILL", "sigusr1", "USR1", "", "10", "\n", "SIGUSR\u0661"]),
+        max_size=3,
+    ).map(",".join),
     "execution": st.builds(
         "{}{}{}".format,
         st.sampled_from(["", "shard:", "shard", "Shard:"]),
-        st.sampled_from(["vmap", "map", "loop", "unroll", "auto", "pmap", "v map"]),
+        st.sampled_from(["vmap", "map", "loop", "unroll", "auto", "measured", "pmap", "v map"]),
         st.sampled_from(["", ":", ":0", ":-1", ":3", ":03", ":٣", ":1.5", ":" + "9" * 5000, ":3:3", "\n"]),
     ),
     "arch": st.builds(
@@ -225,6 +242,7 @@ _broken: dict[str, st.SearchStrategy] = {
         _odd_texts,
     ),
     "split_vals": st.lists(_atoms, max_size=5).map(tuple),
+    "prune_only": st.sampled_from(["", ",", "a,,b", " ", "[", "\n"]),
     "n_phases": st.sampled_from([10**4, 10**6, 10**9, 10**30]),
     "n_splits_total": st.sampled_from([10**4, 10**6, 10**9, 10**30]),
     "n_epochs": st.sampled_from([10**9, 10**18, 10**30]),
@@ -286,10 +304,12 @@ def cases(draw) -> Case:
 TINY = st.fixed_dictionaries(
     {name: SOUND[name] for name in ("pruning_selector", "retrain_schedule", "greedy_metric", "ensemble_method")}
     | {name: SOUND[name] for name in ("bn_recalibration", "bn_recalibration_frac", "checkpoint_every", "execution")}
-    | {name: SOUND[name] for name in ("on_divergence", "run_id", "use_amp", "remat")}
+    | {name: SOUND[name] for name in ("on_divergence", "run_id", "use_amp", "remat", "evaluate_train", "stop_signals")}
     | {
         "strategy": st.sampled_from(["SMS", "SMS", "SMS", "Dense"]),
         "arch": st.just("Simple"),
+        "prune_only": st.sampled_from([None, None, "fc*", "fc1/kernel"]),
+        "prune_except": st.sampled_from([None, None, "fc2/*", "fc1*"]),
         "ood": st.sampled_from([None, "default", "computed:gaussian_noise:3"]),
         "n_epochs": st.just(1),
         "n_epochs_warmup": st.sampled_from([None, 0]),
@@ -301,6 +321,7 @@ TINY = st.fixed_dictionaries(
         "goal_sparsity": st.floats(0.01, 0.99),
         "learning_rate": st.sampled_from(["(Constant, 0.01)", "(Cosine, 0.1)", "(MultiStepLR, 0.1, [1|2], 0.1)"]),
         "data.on_device": SOUND["data.on_device"],
+        "evaluate_train": SOUND["evaluate_train"],
         "data.workers": st.integers(0, 2),
         "members": st.sampled_from(
             [

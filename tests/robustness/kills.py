@@ -2,8 +2,9 @@
 
     python -m tests.robustness.kills --kills 50
 
-Each experiment is `python launch.py` in a workdir of its own; it is struck several times and then left to finish. Exit
-code 0: every one finished with the undisturbed run's arrays, bit for bit, and every stop was clean.
+Each experiment is `python launch.py` in a workdir of its own; it is struck several times and then left to finish.
+Compiled programs are kept in one folder for all of them, which goes away with the rest. Exit code 0: every one finished
+with the undisturbed run's arrays, bit for bit, and every stop was clean.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from pathlib import Path
 from tests.robustness.compare import differences
 
 ROOT = Path(__file__).parents[2]
-COMMON = {"execution": "map", "checkpoint_every": "3 steps", "goal_sparsity": 0.9, "n_phases": 2, "arch": "Simple"}
+COMMON = {"execution": "map", "checkpoint_every": "3 steps", "stop_signals": "SIGUSR1"}
+COMMON |= {"goal_sparsity": 0.9, "n_phases": 2, "arch": "Simple"}
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 SCENARIOS: dict[str, dict[str, object]] = {
     "short": {"n_epochs": 2, "n_epochs_per_phase": 1, "n_phases": 1, "n_splits_total": 2},
     "seeds": {"n_epochs": 4, "n_epochs_per_phase": 3, "n_splits_total": 2},
@@ -65,7 +68,11 @@ MOMENTS = {
 """What shows up in a workdir at moments worth a kill."""
 
 LONGEST_STOP = 20.0
-"""Seconds from a signal to the end: a chunk of steps and a checkpoint, on a busy machine and behind a compilation."""
+"""Seconds from a signal in training to the end: a chunk of steps and a checkpoint, on a busy machine and behind a
+compilation."""
+
+LONGEST_LEAVING = 5.0
+"""Seconds from any other signal to the end: at once, or once a stage is stored; on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +138,21 @@ class Tally:
     findings: list[str] = field(default_factory=list)
 
 
-def launch(workdir: Path, scenario: str, blow: Blow | None = None) -> Ended:
+def launch(workdir: Path, scenario: str, cache: Path, blow: Blow | None = None) -> Ended:
     """Starts an experiment and strikes it.
 
     Args:
         workdir: the experiment's; logs are put beside it.
         scenario: a key of `SCENARIOS`.
+        cache: where compiled programs are kept, and what else a user keeps.
         blow: when to strike; None: never.
     """
     settings = COMMON | SCENARIOS[scenario]
     words = ["--config=configs/digits_sms.py", f"--workdir={workdir}"]
     words += [f"--config.{name}={value}" for name, value in settings.items()]
     log = workdir.with_suffix(".out"), workdir.with_suffix(".err")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     with log[0].open("w") as out, log[1].open("w") as err:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -151,7 +161,7 @@ def launch(workdir: Path, scenario: str, blow: Blow | None = None) -> Ended:
             stdout=out,
             stderr=err,
             start_new_session=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=environment,
         )
         first = time.monotonic()
         try:
@@ -204,8 +214,8 @@ def draw(rng: random.Random, seconds: float) -> Blow:
         rng: decides.
         seconds: what the experiment takes undisturbed.
     """
-    both = (signal.SIGTERM, signal.SIGINT)
-    signals = rng.choices([(signal.SIGKILL,), (rng.choice(both),), (rng.choice(both), rng.choice(both))], [14, 5, 1])[0]
+    once, twice = (rng.choice(STOPS),), (rng.choice(STOPS), rng.choice(STOPS))
+    signals = rng.choices([(signal.SIGKILL,), once, twice], [14, 5, 1])[0]
     if rng.random() < 0.3:
         return Blow(signals, None, 0, rng.uniform(0, 1.2 * seconds))
     moment = rng.choice(list(MOMENTS))
@@ -228,18 +238,18 @@ def judge(ended: Ended, blow: Blow) -> Iterable[str]:
     # Before the first line, after the last and on its way out, a process may as well end by the signal itself.
     if not codes | {-number for number in blow.signals} | {0} >= {ended.code}:
         yield f"exit code {ended.code}, {ended.err[-300:]!r}"
-    if ended.stopping > LONGEST_STOP:
-        yield f"took {ended.stopping:.1f} s to stop"
     stopped = re.search(r"^(.*): stopped at step (\d+)/", ended.out, re.MULTILINE)
+    if ended.stopping > (LONGEST_STOP if stopped else LONGEST_LEAVING):
+        yield f"took {ended.stopping:.1f} s to stop"
     if len(blow.signals) == 1 and ended.code in codes:
         if stopped and f"{stopped[1]}: a checkpoint of step {stopped[2]} is written" not in ended.out:
             yield f"no checkpoint of step {stopped[2]}"
-        if ended.out and len(ended.err.splitlines()) != 1:
+        if len(ended.err.splitlines()) != 1:
             yield f"not one line: {ended.err[-300:]!r}"
 
 
 def experiment(
-    place: Path, scenario: str, truth: Path, blows: Iterable[Blow], cold: bool, tally: Tally, name: str
+    place: Path, scenario: str, truth: Path, blows: Iterable[Blow], cache: Path, tally: Tally, name: str
 ) -> None:
     """Strikes one experiment again and again, lets it finish, and compares it with the truth.
 
@@ -248,18 +258,17 @@ def experiment(
         scenario: a key of `SCENARIOS`.
         truth: the workdir of the same experiment, undisturbed.
         blows: when to strike each launch; the one after the last is left alone.
-        cold: whether it has to compile on its own.
+        cache: where compiled programs are kept; an empty or missing folder: it has to compile on its own.
         tally: where the outcome goes.
         name: what to call it in a finding.
     """
     workdir = place / "runs"
     workdir.mkdir(parents=True)
-    if not cold:
-        shutil.copytree(truth / "compiled", workdir / "compiled")
+    cold = not cache.exists()
     history, wrong, fell = [], [], 0
     for blow in [*blows, None]:
-        newest = _newest_step(workdir)
-        ended = launch(workdir, scenario, blow)
+        newest, finished = _newest_step(workdir), _finished(workdir)
+        ended = launch(workdir, scenario, cache, blow)
         history.append(f"{blow} -> {ended.code}" if blow else f"left alone -> {ended.code}")
         went_on = re.search(r"goes on after step (\d+)", ended.out)
         tally.resumed += went_on is not None
@@ -267,6 +276,7 @@ def experiment(
             wrong.append(f"goes on after step {went_on[1]}, and step {newest} was there")
         if newest is not None and not went_on and re.search(r"step [1-9]\d*/\d+", ended.out):
             wrong.append(f"does not go on after step {newest}")
+        wrong += [f"{stage} was finished and is lost" for stage in sorted(finished - _finished(workdir))]
         for word in ("is not used", "cannot be used", "set aside"):
             if word in ended.out or word in ended.err:
                 wrong.append(f"a kill left something that is {word!r}")
@@ -294,15 +304,21 @@ def experiment(
 
 def _newest_step(workdir: Path) -> int | None:
     """Finds the step that the next launch has to go on after; a finished stage's checkpoints are of no use any more."""
-    finished = {path.name for path in workdir.glob("artifacts/*")}
-    for group in workdir.glob("artifacts/.group-*.json"):
-        finished.update(json.loads(group.read_text())["stages"])
+    finished = _finished(workdir)
     steps = [
         int(path.parent.name.removeprefix("step-"))
         for path in workdir.glob("checkpoints/*/step-*/checkpoint.json")
         if not finished.issuperset(json.loads(path.read_text())["info"]["stages"])
     ]
     return max(steps, default=None)
+
+
+def _finished(workdir: Path) -> set[str]:
+    """Names the stages that are stored, those included that only lack their names yet."""
+    finished = {path.name for path in workdir.glob("artifacts/[!.]*")}
+    for group in workdir.glob("artifacts/.group-*.json"):
+        finished.update(json.loads(group.read_text())["stages"])
+    return finished
 
 
 def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tally:
@@ -315,15 +331,18 @@ def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tall
         names: keys of `SCENARIOS`.
         place: an empty folder; experiments with findings stay there.
     """
-    tally = Tally()
+    tally, cache = Tally(), place / "cache"
+    # Whatever is launched would inherit what the background of a shell and `nohup` have ignored, but no handlers.
+    for number in STOPS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
     def undisturbed(scenario: str) -> float:
         truth, again = place / f"truth-{scenario}", place / f"again-{scenario}"
-        first = launch(truth, scenario)
+        first = launch(truth, scenario, cache)
         if first.code:
             raise RuntimeError(f"{scenario} fails undisturbed: {first.err}")
-        shutil.copytree(truth / "compiled", again / "compiled")
-        second = launch(again, scenario)
+        second = launch(again, scenario, cache)
         found = [f"{scenario} undisturbed, twice: {difference}" for difference in differences(again, truth)]
         found += [] if second.code == 0 else [f"{scenario}: again ends with {second.code}"]
         print("".join(f"FINDING {finding}\n" for finding in found), end="", flush=True)
@@ -337,7 +356,8 @@ def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tall
         scenario = names[index % len(names)]
         blows = [draw(rng, seconds[scenario]) for _ in range(rng.randint(3, 9))]
         folder = place / f"{seed}-{index}"
-        experiment(folder, scenario, place / f"truth-{scenario}", blows, rng.random() < 0.15, tally, folder.name)
+        own = folder / "cache" if rng.random() < 0.15 else cache
+        experiment(folder, scenario, place / f"truth-{scenario}", blows, own, tally, folder.name)
         print(f"{sum(tally.blows.values())} blows, {tally.identical} of {tally.experiments} identical", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -356,8 +376,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS))
     options = parser.parse_args()
-    # In the background of a shell SIGINT is ignored, and whatever is launched would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="kills-"))
     tally = run(options.kills, options.seed, options.jobs, options.scenarios, place)

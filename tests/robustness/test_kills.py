@@ -14,13 +14,13 @@ from tests.robustness.compare import differences
 @pytest.mark.slow
 def test_a_killed_and_a_stopped_experiment_end_like_an_undisturbed_one(tmp_path):
     truth = tmp_path / "truth"
-    assert kills.launch(truth, "short").code == 0
+    assert kills.launch(truth, "short", tmp_path / "cache").code == 0
     blows = [
         kills.Blow((signal.SIGKILL,), "checkpoint begun", 2, 0.0),
         kills.Blow((signal.SIGTERM,), "checkpoint in place", 1, 0.0),
     ]
     tally = kills.Tally()
-    kills.experiment(tmp_path / "struck", "short", truth, blows, False, tally, "struck")
+    kills.experiment(tmp_path / "struck", "short", truth, blows, tmp_path / "cache", tally, "struck")
     assert tally.findings == []
     assert (sum(tally.blows.values()), tally.identical, len(tally.stops)) == (2, 1, 1)
     # One checkpoint was whole when the second was being written, and the stop left another.
@@ -38,6 +38,7 @@ def test_many_kills(tmp_path):
 
 TRAINING = "Dense: step 3/82\nDense: stopped at step 7/82 after 1 s\n"
 SAVED = TRAINING + "Dense: a checkpoint of step 7 is written\n"
+FINISHED = "Dense: step 3/82\nDense: 82 steps in 2 s\n"
 ONE_LINE = "stopped by SIGTERM\n"
 
 
@@ -52,6 +53,12 @@ ONE_LINE = "stopped by SIGTERM\n"
         ("TERM", 143, 1.0, TRAINING, ONE_LINE, False),
         ("TERM", 143, 1.0, SAVED, ONE_LINE * 2, False),
         ("TERM", 143, 60.0, SAVED, ONE_LINE, False),
+        ("HUP", 129, 10.0, SAVED, ONE_LINE, True),
+        ("USR1", 138, 1.0, SAVED, ONE_LINE, True),
+        ("TERM", 143, 0.5, FINISHED, ONE_LINE, True),
+        ("TERM", 143, 10.0, FINISHED, ONE_LINE, False),
+        ("TERM", 143, 0.5, "", ONE_LINE, True),
+        ("TERM", 143, 0.5, "", "", False),
         ("TERM", 130, 1.0, SAVED, ONE_LINE, False),
         ("TERM", -15, 1.0, SAVED, ONE_LINE, False),
         ("TERM", -15, 0.1, "", "", True),
@@ -84,15 +91,13 @@ def test_times_are_no_difference(workdirs):
 
 
 def in_an_array(workdir, artifact):
-    leaf = damage.model(1.0).variables.params["fc"]["kernel"].copy()
-    leaf[3, 4] += 1e-6
-    other = damage.model(1.0)
-    other.variables.params["fc"]["kernel"] = leaf
+    tree = damage.model(1.0)
+    tree["params"]["fc"]["kernel"][3, 4] += 1e-6
     shutil.rmtree(artifact)
     store = damage.Store(workdir)
-    metrics = store.begin(damage.STAGE) / "metrics.jsonl"
+    metrics = store.begin(damage.NAME) / "metrics.jsonl"
     metrics.write_text('{"epoch": 1}\n')
-    store.finish(damage.STAGE, other)
+    store.finish([damage.NAME], [tree], [damage.record(1.0)])
 
 
 def in_a_record(workdir, artifact):

@@ -1,6 +1,7 @@
 """All ways to execute a stack do the same for every member."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,12 @@ import numpy as np
 import pytest
 
 from ssoup_jax import trees
-from ssoup_jax.errors import SettingsError
 from ssoup_jax.models.simple import Simple
-from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.pruning.masks import full_mask
 from ssoup_jax.stack import executors
-from ssoup_jax.training import optimizer
-from ssoup_jax.training.state import TrainState
-from ssoup_jax.training.step import Inputs, Shared, train_steps
+from ssoup_jax.stack.apart import Apart, together
+from ssoup_jax.training import step
+from ssoup_jax.training.step import Inputs, Shared, TrainState, train_steps
 from tests.training import tiny
 
 EXECUTIONS = ["map", "vmap", "unroll", "loop", "vmap:1", "vmap:2", "unroll:2"]
@@ -31,41 +31,47 @@ def cheap(m=4):
     return state, {"rate": jnp.linspace(0.3, 2.0, m)}
 
 
-def block(execution, size=2, m=tiny.M, simple=False):
-    """What `executors.run` takes for the first `size` steps of a tiny problem; members differ in everything."""
+def block(size=2, m=tiny.M, simple=False):
+    """What `executors.run` takes for the first `size` steps of a tiny task; members differ in everything."""
     examples, _, own = tiny.digits()
     orders = [np.random.default_rng(seed).permutation(own)[: size * tiny.BATCH_SIZE] for seed in range(m)]
-    shared = Shared(examples, None, jnp.float32(0.9), jnp.int32(5), jnp.int32(0), jnp.int32(size))
+    shared = Shared(examples, *(jnp.int32(number) for number in (5, 0, size)))
     inputs = Inputs(
-        batches=jnp.asarray(np.stack(orders).reshape(m, size, tiny.BATCH_SIZE)),
-        learning_rates=jnp.linspace(0.1, 0.01, m * size).reshape(m, size),
-        weight_decay=jnp.linspace(0, 1e-2, m),
-        key=jax.random.split(jax.random.key(3), m),
+        batches=np.stack(orders).reshape(m, size, tiny.BATCH_SIZE),
+        constants={"weight_decay": np.linspace(0, 1e-2, m, dtype=np.float32), "momentum": np.full(m, 0.9, np.float32)},
+        schedules={"learning_rate": np.linspace(0.1, 0.01, m * size, dtype=np.float32).reshape(m, size)},
+        key=jax.device_get(jax.random.key_data(jax.random.split(jax.random.key(3), m))),
     )
-    model = Simple(10, hidden=16, conv=executors.convolution(execution)) if simple else None
-    problem = tiny.problem(model, conv=executors.convolution(execution))
+    model = Simple(10, hidden=16) if simple else None
     variables = tiny.variables(model, m)
-    shared = shared.replace(mask=full_mask(trees.member(variables.params, 0)) if simple else tiny.mask())
-    return executors.bind(train_steps, problem), shared, TrainState(variables, optimizer.init(variables.params)), inputs
+    mask = full_mask(trees.member(variables.params, 0)) if simple else tiny.mask()
+    state = step.init(tiny.task(model), [*inputs.constants, *inputs.schedules], variables, mask)
+    return executors.bind(train_steps, tiny.task(model)), shared, state, inputs
+
+
+def ran(execution, *arguments):
+    """Runs and puts everything on the host, leaves `[m, ...]`."""
+    state, outputs = executors.run(execution, *arguments)
+    return jax.device_get((together(state), outputs))
 
 
 @functools.cache
 def trained(execution):
-    return jax.device_get(executors.run(execution, *block(execution)))
+    return ran(execution, *block())
 
 
 @functools.cache
 def one_by_one(simple, m):
     """What single-member calls of the plain function do."""
-    fn, shared, state, inputs = block("map", m=m, simple=simple)
-    step = jax.jit(fn)
-    return [jax.device_get(step(shared, *trees.member((state, inputs), i))) for i in range(m)]
+    fn, shared, state, inputs = block(m=m, simple=simple)
+    alone = jax.jit(fn)
+    return [jax.device_get(alone(shared, *trees.member((state, inputs), i))) for i in range(m)]
 
 
 def check_training(execution, m, active, simple):
-    fn, shared, state, inputs = block(execution, m=m, simple=simple)
+    fn, shared, state, inputs = block(m=m, simple=simple)
     before = jax.device_get(state)
-    found = jax.device_get(executors.run(execution, fn, shared, state, inputs, active and np.array(active)))
+    found = ran(execution, fn, shared, state, inputs, active and np.array(active))
     expected = one_by_one(simple, m)
     for i in range(m):
         if active is None or i in active:
@@ -80,11 +86,11 @@ def check_training(execution, m, active, simple):
 def test_training_is_the_same_whatever_executes_it(execution):
     state, figures = trained("map")
     assert isinstance(state, TrainState)
-    assert len(set(figures.loss[:, 0])) == tiny.M
-    assert figures.loss.shape == (tiny.M, 2)
+    assert len(set(figures["loss"][:, 0])) == tiny.M
+    assert figures["loss"].shape == (tiny.M, 2)
     found = trained(execution)
     if execution == "loop":
-        # It is the program of 'map', started once for each member.
+        # The same subprogram of one member, started from outside.
         tiny.assert_equal(found, (state, figures))
     else:
         # Batched operations sum in another order: some roundings of 6e-8 each, on numbers of about 1, in two steps.
@@ -101,10 +107,10 @@ def test_all_executors_train_alike(execution, m, active, simple):
 
 @pytest.mark.parametrize("index", range(tiny.M))
 def test_under_map_a_member_does_not_depend_on_its_stack(index):
-    fn, shared, state, inputs = block("map")
+    fn, shared, state, inputs = block()
     own = jax.tree.map(lambda leaf: leaf[index : index + 1], (state, inputs))
     tiny.assert_equal(
-        trees.member(executors.run("map", fn, shared, *own), 0),
+        trees.member(ran("map", fn, shared, *own), 0),
         # Both programs loop over one and the same subprogram, so not even the rounding differs.
         trees.member(trained("map"), index),
     )
@@ -119,7 +125,7 @@ def test_only_active_members_change(execution, m, active):
     state, inputs = cheap(m)
     before = jax.tree.map(np.array, state)
     selected = None if active is None else np.array(active)
-    found, outputs = executors.run(execution, grow, jnp.float32(0.25), state, inputs, selected)
+    found, outputs = ran(execution, grow, jnp.float32(0.25), state, inputs, selected)
     for i in range(m):
         own, rate = trees.member(before, i), trees.member(inputs, i)
         output = trees.member(outputs, i)
@@ -167,20 +173,10 @@ def test_a_second_call_compiles_nothing(execution, caplog):
     assert "Compiling" not in caplog.text
 
 
-@pytest.mark.parametrize("execution", ["map", "loop"])
-def test_loops_over_members_serve_any_number_of_them(execution, caplog):
-    executors.run(execution, grow, jnp.float32(0.5), *cheap())
-    arguments = [cheap() for _ in range(3)]
-    with jax.log_compiles():
-        for n, (state, inputs) in enumerate(arguments, start=1):
-            executors.run(execution, grow, np.float32(0.5), state, inputs, np.arange(n))
-    assert "Compiling jit(_mapped)" not in caplog.text
-
-
 def test_bound_functions_are_one_object():
-    model = tiny.problem().model
-    assert executors.bind(grow, tiny.problem()) is executors.bind(grow, tiny.problem())
-    assert executors.bind(grow, tiny.problem()) is not executors.bind(grow, tiny.problem(model.clone(n_classes=9)))
+    model = tiny.classifier().model
+    assert executors.bind(grow, tiny.task()) is executors.bind(grow, tiny.task())
+    assert executors.bind(grow, tiny.task()) is not executors.bind(grow, tiny.task(model.clone(n_classes=9)))
 
 
 def programs(caplog) -> int:
@@ -204,72 +200,98 @@ def test_one_program_for_each_shape(caplog, execution, expected):
     assert programs(caplog) == expected
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("cpu", "map"), ("gpu", "vmap"), ("tpu", "vmap")])
-def test_auto_goes_by_the_backend(monkeypatch, backend, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert executors.resolve("auto") == expected
-    assert executors.resolve("shard") == f"shard:{expected}"
-    assert executors.convolution("auto") == "plain"
-    for execution in EXECUTIONS:
-        assert executors.resolve(execution) == execution
-
-
-@pytest.mark.parametrize(
-    ("execution", "expected"),
-    [
-        ("map", ("map", None, False)),
-        ("vmap:1", ("vmap", 1, False)),
-        ("unroll:12", ("unroll", 12, False)),
-        ("shard:unroll", ("unroll", None, True)),
-        ("shard:vmap:3", ("vmap", 3, True)),
-    ],
-)
-def test_names_are_read_and_written(execution, expected):
-    assert executors.parse(execution) == expected
-    assert str(executors.parse(execution)) == execution
-
-
-@pytest.mark.parametrize(
-    ("execution", "message"),
-    [
-        ("vmp", "unknown value 'vmp'; allowed: auto, map, .*did you mean 'vmap'"),
-        ("", "unknown value ''"),
-        ("Map", "unknown value 'Map'; .*did you mean 'map'"),
-        ("map:2", "unknown value 'map:2'"),
-        ("loop:2", "unknown value 'loop:2'"),
-        ("auto:2", "unknown value 'auto:2'"),
-        ("shard:", "unknown value 'shard:'"),
-        ("shard:auto", "unknown value 'shard:auto'"),
-        ("shard:loop", "unknown value 'shard:loop'"),
-        ("shardmap", "unknown value 'shardmap'"),
-        ("vmap:0", "found 'vmap:0'; after 'vmap' comes a number of members, at least 1"),
-        ("unroll:-1", "found 'unroll:-1'; after 'unroll' comes a number of members, at least 1"),
-        ("vmap:", "found 'vmap:'; after 'vmap' comes a number of members, at least 1"),
-        ("vmap:\u0663", "found 'vmap:\u0663'; after 'vmap' comes"),
-        ("shard:vmap:x", "found 'shard:vmap:x'; after 'vmap' comes"),
-        ("vmap:2\n", "unknown value"),
-    ],
-)
-def test_wrong_names_are_refused_in_one_line(execution, message):
-    for refuse in (executors.check, executors.parse, executors.resolve, executors.convolution):
-        with pytest.raises(SettingsError, match=f"^execution: {message}") as caught:
-            refuse(execution)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("execution", [*EXECUTIONS, "auto", "unroll:7", "shard", "shard:map", "shard:unroll:2"])
-def test_right_names_are_taken_without_a_backend(monkeypatch, execution):
-    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("a backend was started"))
-    executors.check(execution)
-
-
-def test_every_execution_has_its_convolution():
-    for execution in EXECUTIONS:
-        assert executors.convolution(execution) == ("unroll" if "unroll" in execution else "plain")
-
-
 def test_what_is_shared_is_placed_once():
     array = jnp.arange(3.0)
     assert executors.place("vmap", array) is array
-    spread = executors.place("shard", array)
+    spread = executors.place("shard:map", array)
     assert executors.place("shard:vmap", spread).unsafe_buffer_pointer() == spread.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize("execution", ["map", "loop"])
+def test_loops_over_members_serve_any_number_of_active_ones(execution, compiled):
+    executors.run(execution, grow, jnp.float32(0.5), *cheap())
+    compiled()
+    for n in (1, 2, 3):
+        executors.run(execution, grow, jnp.float32(0.5), *cheap(), np.arange(n))
+    assert not {"_mapped", "_single"} & set(compiled())
+
+
+def test_one_program_of_a_loop_serves_every_stack(compiled):
+    def fresh(shared, state, inputs):
+        return grow(shared, state, inputs)
+
+    for m, expected in ((1, 1), (3, 0), (5, 0)):
+        executors.run("loop", fresh, jnp.float32(0.5), *cheap(m))
+        assert compiled().count("_single") == expected
+
+
+def leaves(held):
+    return jax.tree.leaves(list(held) if isinstance(held, Apart) else held)
+
+
+def pointer(leaf):
+    return leaf.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_what_is_held_is_what_comes_back_and_is_not_moved_again(execution):
+    state, inputs = cheap()
+    before = jax.tree.map(np.array, state)
+    held = executors.hold(execution, state)
+    assert isinstance(held, Apart) == (execution == "loop")
+    again = executors.hold(execution, held)
+    assert [pointer(leaf) for leaf in leaves(again)] == [pointer(leaf) for leaf in leaves(held)]
+    tiny.assert_equal(jax.device_get(together(held)), before)
+    found, _ = executors.run(execution, grow, jnp.float32(0.25), held, executors.hold(execution, inputs))
+    assert jax.tree.structure(found) == jax.tree.structure(held)
+
+
+def test_a_stack_changes_hands_between_executors():
+    found = executors.hold("map", cheap()[0])
+    for execution in ("loop", "vmap:2", "map", "loop"):
+        found, _ = executors.run(execution, grow, jnp.float32(0.25), found, cheap()[1])
+    expected = jax.tree.map(np.array, cheap()[0])
+    for _ in range(4):
+        expected, _ = ran("map", grow, jnp.float32(0.25), expected, cheap()[1])
+    # A fused multiply-add rounds once instead of twice, four times over.
+    tiny.assert_close(together(found), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("active", [None, [1], [0, 3, 2]])
+def test_what_is_compiled_is_what_runs(execution, active, compiled):
+    def fresh(shared, state, inputs):
+        return grow(shared, state, inputs)
+
+    arguments = fresh, jnp.float32(0.5), *cheap(), active and np.array(active)
+    before = jax.tree.map(np.array, arguments[2])
+    programs = executors.compiled(execution, *arguments)
+    assert len(programs) == compiled().count(PROGRAMS.get(execution, "_batched"))
+    assert len(programs) == (2 if (execution, active) in TWO_WIDTHS else 1)
+    # Nothing was computed or donated.
+    tiny.assert_equal(jax.device_get(arguments[2]), before)
+    executors.run(execution, *arguments)
+    assert not {"_mapped", "_single", "_batched"} & set(compiled())
+
+
+PROGRAMS = {"map": "_mapped", "loop": "_single"}
+TWO_WIDTHS = [("vmap:2", [0, 3, 2]), ("unroll:2", [0, 3, 2])]
+
+
+@pytest.mark.parametrize("execution", ["unroll", "unroll:2", "vmap"])
+def test_unrolled_members_have_convolutions_of_their_own(execution):
+    (program,) = executors.compiled(execution, *block(m=2))
+    groups = {int(found) for found in re.findall(r"feature_group_count=(\d+)", program.as_text())}
+    assert (groups - {1} != set()) == (execution == "vmap")
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_stack_without_a_state_has_outputs(execution):
+    inputs = {"rate": jnp.linspace(0.3, 2.0, 3)}
+    state, outputs = executors.run(execution, doubled, jnp.float32(2), (), inputs)
+    assert state == ()
+    np.testing.assert_array_equal(outputs, 2 * np.asarray(inputs["rate"]))
+
+
+def doubled(shared, state, inputs):
+    return state, shared * inputs["rate"]

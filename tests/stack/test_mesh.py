@@ -20,7 +20,7 @@ from tests.stack.test_executors import block, cheap, grow
 from tests.training import tiny
 
 N_DEVICES = 4
-EXECUTIONS = ("shard", "shard:map", "shard:vmap", "shard:unroll", "shard:vmap:1")
+EXECUTIONS = ("shard:map", "shard:vmap", "shard:unroll", "shard:vmap:1")
 STACKS = ((1, None), (3, None), (4, None), (5, None), (8, None), (5, (4, 1)), (9, (0, 2, 3, 5, 8)))
 TRAINED = [("shard:unroll", 3)]
 TRAINED_SLOWLY = [("shard:map", 2), ("shard:map", 4), ("shard:vmap", 5), ("shard:unroll", 5), ("shard:unroll:1", 5)]
@@ -36,17 +36,17 @@ def pointers(array):
 
 
 def look_where_things_are():
-    state, _ = run_cheap("shard", 8, None)
-    odd, _ = run_cheap("shard", 5, None)
+    state, _ = run_cheap("shard:map", 8, None)
+    odd, _ = run_cheap("shard:map", 5, None)
     lengths = {"even": [shard.data.shape[0] for shard in state["a"].addressable_shards]}
     lengths |= {"odd": [shard.data.shape[0] for shard in odd["a"].addressable_shards]}
-    examples = executors.place("shard", jnp.arange(6.0))
+    examples = executors.place("shard:map", jnp.arange(6.0))
     lengths |= {"examples": [shard.data.shape[0] for shard in examples.addressable_shards]}
     kept = pointers(examples)
     # The next stage may run on one device what was spread before.
     back, _ = executors.run("map", grow, examples[0], state, cheap(8)[1])
     return lengths | {
-        "placed again": pointers(executors.place("shard", examples)) == kept,
+        "placed again": pointers(executors.place("shard:map", examples)) == kept,
         "placed on one": pointers(executors.place("map", examples)) == kept[:1],
         "back": len(back["a"].sharding.device_set),
     }
@@ -61,9 +61,7 @@ def main(file: str, trained: list) -> None:
             for execution in EXECUTIONS
             for stack in STACKS
         },
-        "trained": {
-            (execution, m): jax.device_get(executors.run(execution, *block(execution, m=m))) for execution, m in trained
-        },
+        "trained": {(execution, m): jax.device_get(executors.run(execution, *block(m=m))) for execution, m in trained},
         "places": look_where_things_are(),
     }
     Path(file).write_bytes(pickle.dumps(found))
@@ -98,7 +96,7 @@ def found(tmp_path_factory):
 def check_trained(result, m):
     # One member's program on another device, alone or beside others: some roundings of 6e-8 each, on numbers of about
     # 1, in two steps.
-    expected = jax.device_get(executors.run("map", *block("map", m=m)))
+    expected = jax.device_get(executors.run("map", *block(m=m)))
     tiny.assert_close(result, expected, rtol=2e-6, atol=1e-6)
 
 
@@ -153,5 +151,5 @@ def test_things_are_where_they_are_needed(found):
     ],
 )
 def test_slots_that_only_fill_up_belong_nowhere(active, n_devices, size, slots, targets):
-    found_slots, found_targets = mesh._spread(np.array(active), n_devices, size)
+    found_slots, found_targets = mesh._slots(np.array(active), n_devices, size)
     assert (found_slots.tolist(), found_targets.tolist()) == (slots, targets)

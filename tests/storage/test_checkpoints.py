@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ssoup_jax.errors import RunError
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.storage import checkpoints as module
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.training.state import TrainState, Variables
+from ssoup_jax.training.step import TrainState
 
 NASTY = np.array([np.nan, -0.0, 1e-45, np.inf, -np.inf, 3.4e38], np.float32)
 
@@ -26,7 +27,8 @@ def state(value=1.0):
     """A state of every kind of leaf that training has, an empty one included."""
     params = {"fc/1": {"kernel": jnp.full((2, 3), value, jnp.float32), "bias": jnp.asarray(NASTY)}}
     momentum = ({"count": jnp.int32(7)}, (), [jnp.asarray([1.5, -0.0], ml_dtypes.bfloat16)])
-    return TrainState(Variables(params, {}), (*momentum, jnp.array([True, False]), jnp.zeros((0, 2), jnp.uint8)))
+    mask = {"fc/1": {"kernel": jnp.array([[True, False, True]]), "bias": None}}
+    return TrainState(Variables(params, {}), (*momentum, jnp.zeros((0, 2), jnp.uint8)), mask)
 
 
 def assert_same_bits(a, b):
@@ -139,7 +141,7 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_is_taken(checkpoints, tol
     checkpoints.save(1, state(1.0), {"n": 1})
     checkpoints.save(2, state(2.0), {"n": 2})
     checkpoints.wait()
-    (checkpoints._folder / "step-00000002" / module.RECORD).write_text("{}")
+    (checkpoints._folder / "step-00000002" / module.CHECKPOINT).write_text("{}")
     step, loaded, info = checkpoints.latest(state())
     assert (step, info) == (1, {"n": 1})
     assert_same_bits(loaded, state(1.0))
@@ -158,11 +160,11 @@ OTHER = {
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_one_of_another_stage_is_not_used(checkpoints, told, case):
+def test_one_of_another_state_is_not_used(checkpoints, told, case):
     checkpoints.save(1, state(), {})
     assert checkpoints.latest(OTHER[case](jax.eval_shape(state))) is None
     (line,) = told
-    assert "not of this stage: leaf" in line
+    assert "not of this state: leaf" in line
     assert "\n" not in line
 
 
@@ -237,3 +239,27 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     checkpoints.save(1, state(), {})
     with pytest.raises(RunError, match="Not a directory"):
         checkpoints.close()
+
+
+def with_a_mask(value=1.0):
+    return {"state": state(value), "mask": jnp.array([True, False])}
+
+
+def test_each_of_several_forms_comes_back_in_its_own(checkpoints, told):
+    checkpoints.save(1, state(1.0), {"n": 1})
+    step, loaded, info = checkpoints.latest(jax.eval_shape(with_a_mask), jax.eval_shape(state))
+    assert (step, info) == (1, {"n": 1})
+    assert_same_bits(loaded, state(1.0))
+    checkpoints.save(2, with_a_mask(2.0), {"n": 2})
+    step, loaded, info = checkpoints.latest(jax.eval_shape(with_a_mask), jax.eval_shape(state))
+    assert (step, info) == (2, {"n": 2})
+    assert_same_bits(loaded, with_a_mask(2.0))
+    assert told == []
+
+
+def test_one_of_none_of_the_forms_is_set_aside_with_what_is_not_of_the_first(checkpoints, told):
+    checkpoints.save(1, {"else": jnp.zeros(3)}, {})
+    assert checkpoints.latest(with_a_mask(), state()) is None
+    (line,) = told
+    assert "['else', 'float32(3,)']" in line
+    assert "wanted ['mask', 'bool(2,)']" in line

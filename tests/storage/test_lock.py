@@ -21,7 +21,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from ssoup_jax.storage.lock import hold
-with hold(Path(sys.argv[1]), sys.argv[2].split(","), print, 0.01):
+with hold([Path(sys.argv[1], f"{name}.lock") for name in sys.argv[2].split(",")], print, 0.01):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -62,7 +62,7 @@ def test_a_second_process_waits_and_says_once_for_whom(tmp_path, start, monkeypa
             first.wait(10)
 
     monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=poll))
-    with lock.hold(tmp_path, ["dense-a"], told.append):
+    with lock.hold([tmp_path / "dense-a.lock"], told.append):
         assert len(polls) == 3
     (line,) = told
     assert line.startswith(f"waiting for dense-a: held by process {first.pid} on {os.uname().nodename} since 20")
@@ -92,9 +92,9 @@ def test_locks_asked_for_in_any_order_do_not_block_each_other_for_good(tmp_path,
         assert process.wait(20) == 0
 
 
-def test_other_stages_are_free(tmp_path, start):
+def test_other_locks_are_free(tmp_path, start):
     assert held(start(tmp_path, "dense-a"))
-    with lock.hold(tmp_path, ["dense-b"], lambda line: pytest.fail(line)):
+    with lock.hold([tmp_path / "dense-b.lock"], lambda line: pytest.fail(line)):
         pass
 
 
@@ -111,7 +111,7 @@ def test_a_signal_ends_the_wait(tmp_path, start):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         started = time.monotonic()
-        with pytest.raises(Alarm), lock.hold(tmp_path, ["dense-a"], lambda line: None, 30.0):
+        with pytest.raises(Alarm), lock.hold([tmp_path / "dense-a.lock"], lambda line: None, 30.0):
             pytest.fail("held twice")
         assert time.monotonic() - started < 10
     finally:
@@ -119,18 +119,19 @@ def test_a_signal_ends_the_wait(tmp_path, start):
 
 
 def test_files_stay_and_nobody_is_named_after_release(tmp_path):
-    with lock.hold(tmp_path / "locks", ["b", "a", "a"], pytest.fail):
-        assert lock.holder(tmp_path / "locks/a.lock").pid == os.getpid()
-        inode = (tmp_path / "locks/a.lock").stat().st_ino
-    assert lock.holder(tmp_path / "locks/a.lock") is None
-    with lock.hold(tmp_path / "locks", ["a"], pytest.fail):
-        assert (tmp_path / "locks/a.lock").stat().st_ino == inode
+    first, second = tmp_path / "locks/a.lock", tmp_path / "locks/b.lock"
+    with lock.hold([second, first, first], pytest.fail):
+        assert lock.holder(first).pid == os.getpid()
+        inode = first.stat().st_ino
+    assert lock.holder(first) is None
+    with lock.hold([first], pytest.fail):
+        assert first.stat().st_ino == inode
 
 
 def test_released_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError), lock.hold(tmp_path, ["a"], pytest.fail):
+    with pytest.raises(RuntimeError), lock.hold([tmp_path / "a.lock"], pytest.fail):
         raise RuntimeError
-    with lock.hold(tmp_path, ["a"], pytest.fail):
+    with lock.hold([tmp_path / "a.lock"], pytest.fail):
         pass
 
 
@@ -141,7 +142,7 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, number)
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     told = []
-    with lock.hold(tmp_path, ["a", "b"], told.append):
+    with lock.hold([tmp_path / "a.lock", tmp_path / "b.lock"], told.append):
         pass
     (line,) = told
     assert line.startswith("warning: ")
@@ -152,7 +153,7 @@ def test_a_lock_file_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "a.lock").symlink_to("/etc/passwd")
     for folder in (tmp_path / "file", tmp_path):
-        with pytest.raises(RunError, match="cannot be locked") as error, lock.hold(folder, ["a"], pytest.fail):
+        with pytest.raises(RunError, match="cannot be locked") as error, lock.hold([folder / "a.lock"], pytest.fail):
             pytest.fail("held")
         assert "\n" not in str(error.value)
 

@@ -10,35 +10,33 @@ import numpy as np
 import pytest
 
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.experiment.plan import Stage
 from ssoup_jax.storage import manifest
 from ssoup_jax.storage import store as module
-from ssoup_jax.storage.store import Artifact, Store, load
-from ssoup_jax.training.state import Variables
+from ssoup_jax.storage.store import Store, load
 
-STAGE = Stage("Dense", 0, None, (), "{}")
-MEMBERS = [Stage("IMP", 1, value, (STAGE,), f'{{"member": {value}}}') for value in range(3)]
+NAME = "dense-0123456789abcdef"
+MEMBERS = [f"phase1-imp-000000000000000{value}" for value in range(3)]
+RECORD = {"metrics": {"test": {"accuracy": 0.5}}}
 STORED = Path(__file__).parent / "stored"
 
 
-def artifact(batch_stats=None, first=0.0):
+def model(batch_stats=None, first=0.0):
     params = {"fc": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}}
     params["fc"]["kernel"][0, 0] = first
     mask = jax.tree.map(lambda leaf: leaf > 2, params)
-    return Artifact(Variables(params, batch_stats or {}), mask, {"metrics": {"test": {"accuracy": 0.5}}})
+    return {"params": params, "batch_stats": batch_stats or {}, "mask": mask}
 
 
-def stored_artifact():
+def stored_model():
     """Numbers whose every bit matters; what `stored/` was written from."""
     bits = np.array([0x7FC00001, 0x80000000, 0x00000001, 0x7F800000, 0x3F800000, 0xBF000001], np.uint32)
     params = {"fc": {"kernel": bits.view(np.float32).reshape(2, 3), "bias": np.array([1e-3, -1, 2], np.float32)}}
     mask = {"fc": {"kernel": np.array([[True, False, True], [True, True, False]]), "bias": np.ones(3, bool)}}
     stats = {"bn": {"mean": np.array([0.5], np.float32), "var": np.array([2.0], np.float32)}}
-    return Artifact(Variables(params, stats), mask, {"stage": "Dense", "metrics": {"test": {"accuracy": 0.25}}})
+    return {"params": params, "batch_stats": stats, "mask": mask}
 
 
 def assert_same_bits(a, b):
-    a, b = ((one.variables, one.mask) for one in (a, b))
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert (x.dtype, x.shape, np.asarray(x).tobytes()) == (y.dtype, y.shape, np.asarray(y).tobytes())
@@ -54,114 +52,114 @@ def store(tmp_path, told):
     return Store(tmp_path, told.append)
 
 
-def finish(store, *stages, **changes):
-    for stage in stages:
-        store.begin(stage)
-    store.finish_group(stages, [artifact(**changes) for _ in stages])
+def finish(store, *names, **changes):
+    for name in names:
+        store.begin(name)
+    store.finish(names, [model(**changes) for _ in names], [RECORD for _ in names])
 
 
-def names(store):
-    return sorted(path.name for path in store.path(STAGE).parent.iterdir())
+def folders(store):
+    return sorted(path.name for path in store.workdir.artifacts.iterdir())
 
 
 @pytest.mark.parametrize("batch_stats", [{}, {"bn": {"mean": np.zeros(3, np.float32), "var": np.ones(3, np.float32)}}])
 def test_what_was_stored_comes_back_bit_for_bit(tmp_path, store, batch_stats):
-    stored = artifact(batch_stats)
-    (store.begin(STAGE) / "metrics.jsonl").write_text("{}\n")
-    store.finish(STAGE, stored)
-    for loaded in (Store(tmp_path).load(STAGE, stored.variables), load(store.path(STAGE), stored.variables)):
-        assert loaded.record == stored.record
-        assert_same_bits(loaded, stored)
-    assert (store.path(STAGE) / "metrics.jsonl").read_text() == "{}\n"
+    stored = model(batch_stats)
+    (store.begin(NAME) / "metrics.jsonl").write_text("{}\n")
+    store.finish([NAME], [stored], [RECORD])
+    for tree, record in (Store(tmp_path).load(NAME, stored), load(store.path(NAME), jax.eval_shape(lambda: stored))):
+        assert record == RECORD
+        assert_same_bits(tree, stored)
+    assert (store.path(NAME) / "metrics.jsonl").read_text() == "{}\n"
 
 
-def test_an_artifact_stored_by_version_0_1_loads_bit_for_bit(tmp_path):
-    expected = stored_artifact()
-    loaded = load(STORED / "dense-0000000000000000", jax.eval_shape(lambda: expected.variables))
-    assert_same_bits(loaded, expected)
-    assert loaded.record == expected.record
+def test_an_artifact_stored_by_version_0_1_loads_bit_for_bit():
+    expected = stored_model()
+    tree, record = load(STORED / "dense-0000000000000000", jax.eval_shape(lambda: expected))
+    assert_same_bits(tree, expected)
+    assert record == {"stage": "Dense", "metrics": {"test": {"accuracy": 0.25}}}
 
 
 def test_a_stage_is_absent_until_it_is_finished(store):
-    (store.begin(STAGE) / "metrics.jsonl").write_text("half")
-    assert not store.has(STAGE)
-    assert list(store.begin(STAGE).iterdir()) == [], "what an interrupted start left must be gone"
-    store.finish(STAGE, artifact())
-    assert store.has(STAGE)
+    (store.begin(NAME) / "metrics.jsonl").write_text("half")
+    assert not store.has(NAME)
+    assert list(store.begin(NAME).iterdir()) == [], "what an interrupted start left must be gone"
+    store.finish([NAME], [model()], [RECORD])
+    assert store.has(NAME)
 
 
 def test_the_same_stage_finished_twice_keeps_the_first(tmp_path):
     first, second = Store(tmp_path), Store(tmp_path)
-    first.begin(STAGE)
-    second.begin(STAGE)
-    first.finish(STAGE, artifact(first=1.0))
-    second.finish(STAGE, artifact(first=2.0))
-    assert second.load(STAGE, artifact().variables).variables.params["fc"]["kernel"][0, 0] == 1.0
-    assert names(first) == [STAGE.name]
+    first.begin(NAME)
+    second.begin(NAME)
+    first.finish([NAME], [model(first=1.0)], [RECORD])
+    second.finish([NAME], [model(first=2.0)], [RECORD])
+    assert second.load(NAME, model())[0]["params"]["fc"]["kernel"][0, 0] == 1.0
+    assert folders(first) == [NAME]
 
 
 def test_an_artifact_of_another_structure_is_named(store):
-    finish(store, STAGE)
+    finish(store, NAME)
     other = {"fc": {"kernel": np.zeros((5, 3), np.float32), "bias": np.zeros(3, np.float32)}}
-    with pytest.raises(RunError, match=STAGE.name) as error:
-        store.load(STAGE, Variables(other, {}))
+    with pytest.raises(RunError, match=NAME) as error:
+        store.load(NAME, model() | {"params": other})
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("method", ["record", "load"])
 def test_what_is_not_there_is_said(store, method):
-    with pytest.raises(RunError, match="Dense is not there or was damaged; start again to redo it"):
-        getattr(store, method)(STAGE, *[artifact().variables] * (method == "load"))
+    with pytest.raises(RunError, match=f"{NAME}: is not there or was damaged; start again to redo it"):
+        getattr(store, method)(NAME, *[model()] * (method == "load"))
 
 
 def test_a_damaged_artifact_counts_as_absent_and_is_made_again(tmp_path, told, store):
-    finish(store, STAGE)
-    (store.path(STAGE) / "record.json").write_text("{}")
+    finish(store, NAME)
+    (store.path(NAME) / "record.json").write_text("{}")
     again = Store(tmp_path, told.append)
-    assert not again.has(STAGE)
+    assert not again.has(NAME)
     (line,) = told
-    assert line.startswith(f"artifact {STAGE.name} is not used: 'record.json' has 2 bytes")
+    assert line.startswith(f"artifact {NAME} is not used: 'record.json' has 2 bytes")
     assert "\n" not in line
-    assert names(store) == [f"damaged-{STAGE.name}-1"]
-    finish(again, STAGE)
-    assert again.load(STAGE, artifact().variables).record == artifact().record
+    assert folders(store) == [f"damaged-{NAME}-1"]
+    finish(again, NAME)
+    assert again.load(NAME, model())[1] == RECORD
 
 
 def test_an_artifact_without_manifest_is_set_aside_not_trusted(told, store):
     """One of a version before there were manifests cannot be told from one that was not stored to the end."""
-    finish(store, STAGE)
-    (store.path(STAGE) / manifest.NAME).unlink()
-    again = Store(store.workdir, told.append)
-    assert not again.has(STAGE)
+    finish(store, NAME)
+    (store.path(NAME) / manifest.NAME).unlink()
+    again = Store(store.workdir.path, told.append)
+    assert not again.has(NAME)
     assert "stored before there were manifests" in told[0]
-    assert (store.path(STAGE).parent / f"damaged-{STAGE.name}-1" / "record.json").is_file()
+    assert (store.path(NAME).parent / f"damaged-{NAME}-1" / "record.json").is_file()
 
 
 def test_a_newer_artifact_is_refused_with_its_version_and_stays(told, store, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(manifest, "FORMAT", 7)
         newer.setattr(manifest, "VERSION", "4.2.0")
-        finish(store, STAGE)
+        finish(store, NAME)
     with pytest.raises(RunError, match=r"format 7, written by ssoup_jax '4\.2\.0'"):
-        Store(store.workdir, told.append).has(STAGE)
-    assert names(store) == [STAGE.name]
+        Store(store.workdir.path, told.append).has(NAME)
+    assert folders(store) == [NAME]
     assert told == []
 
 
 def test_damage_is_seen_by_whoever_meets_it_first(told, store):
-    finish(store, STAGE)
-    os.truncate(store.path(STAGE) / "record.json", 5)
+    finish(store, NAME)
+    os.truncate(store.path(NAME) / "record.json", 5)
     with pytest.raises(RunError, match="start again to redo it"):
-        Store(store.workdir, told.append).record(STAGE)
+        Store(store.workdir.path, told.append).record(NAME)
     assert len(told) == 1
 
 
 def test_what_is_finished_in_the_place_of_something_damaged_is_kept(told, store):
-    finish(store, STAGE)
-    (store.path(STAGE) / "record.json").unlink()
-    other = Store(store.workdir, told.append)
-    finish(other, STAGE, first=5.0)
-    assert other.load(STAGE, artifact().variables).variables.params["fc"]["kernel"][0, 0] == 5.0
+    finish(store, NAME)
+    (store.path(NAME) / "record.json").unlink()
+    other = Store(store.workdir.path, told.append)
+    finish(other, NAME, first=5.0)
+    assert other.load(NAME, model())[0]["params"]["fc"]["kernel"][0, 0] == 5.0
     assert len(told) == 1
 
 
@@ -188,10 +186,10 @@ def test_a_group_cut_off_between_its_renames_is_completed(tmp_path, store, monke
                 finish(store, *MEMBERS)
         else:
             finish(store, *MEMBERS)
-    assert sum((tmp_path / "artifacts" / stage.name).exists() for stage in MEMBERS) == done
+    assert sum(store.path(name).exists() for name in MEMBERS) == done
     again = Store(tmp_path)
-    assert all(again.has(stage) for stage in MEMBERS)
-    assert names(again) == sorted(stage.name for stage in MEMBERS)
+    assert all(again.has(name) for name in MEMBERS)
+    assert folders(again) == MEMBERS
     assert [*own.parent.iterdir()] == [others]
 
 
@@ -208,7 +206,7 @@ def test_checkpoints_that_a_kill_left_beside_their_stages_are_removed(tmp_path, 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(module.shutil, "rmtree", kill)
         finish(store, *MEMBERS)
-    assert all(store.path(stage).exists() for stage in MEMBERS) and folder.exists()
+    assert all(store.path(name).exists() for name in MEMBERS) and folder.exists()
     Store(tmp_path)
     assert not folder.exists()
 
@@ -225,13 +223,13 @@ def test_a_group_cut_off_before_all_is_written_is_left_to_be_redone(tmp_path, st
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(module, "write_folder", kill)
         finish(store, *MEMBERS)
-    written_list = store._root / f".group-{store.checkpoints(MEMBERS).name.rpartition('-')[2]}.json"
-    (store._root / f".{written_list.name}.1234.tmp").touch()  # as by a kill while the list is written
+    group = store.workdir.group(MEMBERS)
+    (group.parent / f".{group.name}.1234.tmp").touch()  # as by a kill while the list is written
     again = Store(tmp_path)
-    assert not any(again.has(stage) for stage in MEMBERS)
+    assert not any(again.has(name) for name in MEMBERS)
     finish(again, *MEMBERS)
-    assert all(again.has(stage) for stage in MEMBERS)
-    assert names(again) == sorted(stage.name for stage in MEMBERS)
+    assert all(again.has(name) for name in MEMBERS)
+    assert folders(again) == MEMBERS
 
 
 @pytest.mark.parametrize(
@@ -261,32 +259,32 @@ FAILURES = {
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_failing_disk_leaves_the_group_absent_and_the_finished_intact(store, monkeypatch, case):
     failure, expected = FAILURES[case]
-    finish(store, STAGE)
+    finish(store, NAME)
     with monkeypatch.context() as patched, pytest.raises(RunError) as error:
         patched.setattr(manifest, "write", failure)
         finish(store, *MEMBERS[:2])
     assert expected in str(error.value)
-    assert "IMP phase 1, member 0, IMP phase 1, member 1: cannot be stored" in str(error.value)
+    assert f"{MEMBERS[0]}, {MEMBERS[1]}: cannot be stored" in str(error.value)
     assert "\n" not in str(error.value)
-    again = Store(store.workdir)
-    assert again.has(STAGE)
+    again = Store(store.workdir.path)
+    assert again.has(NAME)
     assert not again.has(MEMBERS[0])
 
 
 def test_a_workdir_that_went_away_is_one_line(store):
-    store.begin(STAGE)
-    shutil.rmtree(store.workdir)
-    with pytest.raises(RunError, match=r"Dense: cannot be stored \(No such file or directory") as error:
-        store.finish(STAGE, artifact())
+    store.begin(NAME)
+    shutil.rmtree(store.workdir.path)
+    with pytest.raises(RunError, match=rf"{NAME}: cannot be stored \(No such file or directory") as error:
+        store.finish([NAME], [model()], [RECORD])
     assert "\n" not in str(error.value)
-    assert not store.has(STAGE)
+    assert not store.has(NAME)
 
 
 def test_what_went_away_after_it_was_checked_is_absent(store):
-    finish(store, STAGE)
-    assert store.has(STAGE)
-    shutil.rmtree(store.path(STAGE))
-    assert not store.has(STAGE)
+    finish(store, NAME)
+    assert store.has(NAME)
+    shutil.rmtree(store.path(NAME))
+    assert not store.has(NAME)
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
@@ -296,17 +294,17 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_every_file_is_compared_once_per_process(store, monkeypatch):
-    finish(store, STAGE)
-    again, seen = Store(store.workdir), []
+    finish(store, NAME)
+    again, seen = Store(store.workdir.path), []
     check = manifest.check
     monkeypatch.setattr(manifest, "check", lambda folder: seen.append(folder) or check(folder))
     for _ in range(3):
-        again.has(STAGE), again.record(STAGE), again.load(STAGE, artifact().variables)
-    assert seen == [store.path(STAGE)]
+        again.has(NAME), again.record(NAME), again.load(NAME, model())
+    assert seen == [store.path(NAME)]
 
 
 def test_checkpoints_of_different_groups_lie_apart(store):
-    folders = {store.checkpoints(group) for group in (MEMBERS, MEMBERS[:2], MEMBERS[1:], MEMBERS[:1], [STAGE])}
-    assert len(folders) == 5
-    assert store.checkpoints([STAGE]).name == STAGE.name
+    places = {store.checkpoints(group) for group in (MEMBERS, MEMBERS[:2], MEMBERS[1:], MEMBERS[:1], [NAME])}
+    assert len(places) == 5
+    assert store.checkpoints([NAME]).name == NAME
     assert store.checkpoints(MEMBERS).name.startswith("phase1-imp-3-members-")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssoup_jax.storage.json_files import to_json
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.loop import Progress
 
@@ -20,11 +21,11 @@ def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=Fals
         epoch_done=done,
         active=np.array(active),
         taken=np.array([losses.shape[1]] * len(active) if taken is None else taken),
-        losses=losses,
-        accuracies=losses / 4 if accuracies is None else np.float32(accuracies),
-        learning_rates=np.broadcast_to(rates[:, None], losses.shape) if rates.ndim == 1 else rates,
+        figures={"loss": losses, "accuracy": losses / 4 if accuracies is None else np.float32(accuracies)},
+        schedules={"learning_rate": np.broadcast_to(rates[:, None], losses.shape) if rates.ndim == 1 else rates},
         batch_size=batch_size,
         seconds=seconds,
+        execution="map",
     )
 
 
@@ -157,3 +158,42 @@ def test_a_log_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, stop)
             log.add(each)
         assert [log.final(i) for i in range(2)] == finals
     assert [[json.loads(line) for line in path.read_text().splitlines()] for path in paths] == whole
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_log_goes_on_after_a_loss_that_is_not_finite(tmp_path, stop, loss):
+    chunks = [
+        chunk(1, 0, [0, 1], [[0.5], [0.25]]),
+        chunk(2, 0, [0, 1], [[loss], [0.75]], accuracies=[[0.25], [0.5]]),
+        chunk(3, 0, [1], [[1.25]], done=True),
+    ]
+    whole, _ = written(tmp_path / "whole", 2, chunks)
+    with EpochLog([tmp_path / "cut" / str(i) for i in range(2)]) as log:
+        for each in chunks[:stop]:
+            log.add(each)
+        state = json.loads(json.dumps(to_json(log.state()), allow_nan=False))
+    paths = [tmp_path / "again" / f"{i}.jsonl" for i in range(2)]
+    with EpochLog(paths, state) as log:
+        for each in chunks[stop:]:
+            log.add(each)
+    again = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+    assert again == whole
+    assert [line["train_loss"] for (line,) in again] == [None, 0.75]
+
+
+def test_figures_and_schedules_are_reported_under_their_names(tmp_path):
+    figures = {"error": np.float32([[4.0, 2.0]]), "loss": np.float32([[1.0, 3.0]])}
+    schedules = {"temperature": np.float32([[0.5, 0.25]]), "learning_rate": np.float32([[0.2, 0.1]])}
+    progress = Progress(2, 0, True, np.array([0]), np.array([2]), figures, schedules, 16, 2.0, "loop")
+    ((line,),), _ = written(tmp_path, 1, [progress])
+    assert line == {
+        "epoch": 1,
+        "step": 2,
+        "train_loss": 2.0,
+        "train_error": 3.0,
+        "temperature": 0.25,
+        "learning_rate": float(np.float32(0.1)),
+        "seconds": 2.0,
+        "images_per_second": 16.0,
+    }

@@ -11,8 +11,8 @@ from ssoup_jax import models, trees
 from ssoup_jax.data.augment import Transform, augment
 from ssoup_jax.keys import derive
 from ssoup_jax.models.layers import Conv
-from ssoup_jax.training import recalibrate
-from ssoup_jax.training.state import Variables
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.training import classify, recalibrate
 from tests.training import tiny
 
 AUGMENTED = Transform(pad=1, flip=True)
@@ -26,16 +26,15 @@ def keys():
 
 @functools.cache
 def case(name):
-    """The problem, a stack of it with statistics that mean nothing, and the positions."""
+    """The classifier, a stack of it with statistics that mean nothing, and the positions."""
     model, n = CASES[name]
-    problem = tiny.problem(model, transform=AUGMENTED)
-    return problem, tiny.variables(problem.model), tiny.digits()[2][:n]
+    return tiny.classifier(model, AUGMENTED), tiny.variables(model), tiny.digits()[2][:n]
 
 
 def recalibrated(name="Tiny", method="moving", fraction=None, execution="map"):
-    problem, stack, positions = case(name)
+    classifier, stack, positions = case(name)
     return recalibrate.recalibrate(
-        problem,
+        classify.task(classifier),
         tiny.feed(positions),
         stack,
         batch_size=tiny.BATCH_SIZE,
@@ -47,11 +46,11 @@ def recalibrated(name="Tiny", method="moving", fraction=None, execution="map"):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def convolved(problem, variables, images, key):
+def convolved(classifier, variables, images, key):
     """What every convolution hands to its BatchNorm in train mode, for one batch."""
-    _, updated = problem.model.apply(
-        variables.collections(),
-        augment(problem.transform, derive(key, "augment"), images),
+    _, updated = classifier.model.apply(
+        variables.as_flax(),
+        augment(classifier.transform, derive(key, "augment"), images.reshape(-1, *tiny.IMAGE_SHAPE)),
         train=True,
         rngs={"dropout": derive(key, "dropout")},
         mutable=["batch_stats", "intermediates"],
@@ -63,7 +62,7 @@ def convolved(problem, variables, images, key):
 @functools.cache
 def batch_moments(name):
     """Each batch's mean and unbiased variance, float64, by member, batch and layer."""
-    problem, stack, positions = case(name)
+    classifier, stack, positions = case(name)
     images = tiny.digits()[0].images
     found = []
     for i in range(tiny.M):
@@ -71,7 +70,7 @@ def batch_moments(name):
         per_batch = []
         for number, first in enumerate(range(0, len(positions), tiny.BATCH_SIZE)):
             batch = images[positions[first : first + tiny.BATCH_SIZE]]
-            outputs = convolved(problem, own, batch, derive(keys()[i], number))
+            outputs = convolved(classifier, own, batch, derive(keys()[i], number))
             moments = {}
             for path, x in jax.tree_util.tree_leaves_with_path(outputs):
                 layer = trees.path_name(path).split("/__call__")[0].replace("conv", "bn")
@@ -84,7 +83,7 @@ def batch_moments(name):
 
 
 def by_layer(stack, member):
-    stats = trees.member(stack.batch_stats, member)
+    stats = trees.member(stack.collections["batch_stats"], member)
     return {trees.path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(stats)}
 
 
@@ -136,8 +135,8 @@ def test_without_a_batch_the_statistics_are_reset(method):
 def test_executions_agree(execution, method):
     # Batched operations may sum in another order: some roundings of 6e-8 each.
     tiny.assert_close(
-        recalibrated("Tiny", method, fraction=0.7, execution=execution).batch_stats,
-        recalibrated("Tiny", method, fraction=0.7).batch_stats,
+        recalibrated("Tiny", method, fraction=0.7, execution=execution).collections,
+        recalibrated("Tiny", method, fraction=0.7).collections,
         rtol=2e-6,
         atol=1e-6,
     )
@@ -153,7 +152,7 @@ def test_a_model_without_batchnorm_is_returned_as_it_is(method):
     model = models.build("Simple", 10, tiny.IMAGE_SHAPE)
     stack = Variables({"fc1": {"kernel": jnp.ones((3, 64, 512))}}, {})
     found = recalibrate.recalibrate(
-        tiny.problem(model),
+        tiny.task(model),
         tiny.feed(),
         stack,
         batch_size=16,

@@ -1,6 +1,5 @@
 """A problem so small that its programs compile in seconds; all tests of training share their shapes, hence programs."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ssoup_jax import models, trees
+from ssoup_jax import trees
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import Transform
 from ssoup_jax.data.feeds import Resident, resident
 from ssoup_jax.models.layers import Linear, Network, flatten
-from ssoup_jax.pruning.prunable import full_mask, is_prunable
-from ssoup_jax.training import loop, optimizer
-from ssoup_jax.training.state import TrainState, Variables
-from ssoup_jax.training.step import Problem
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning.masks import full_mask, is_kernel
+from ssoup_jax.training import classify, loop, step
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.hyper import Hyper, per_step
+from ssoup_jax.training.step import TrainState
+from ssoup_jax.training.task import Task
 
 M = 3
 N = 40
@@ -49,20 +51,24 @@ def feed(positions=None, **options) -> Resident:
     return Resident(examples, splits | {"train": own if positions is None else positions}, **options)
 
 
-def problem(model: Network | None = None, conv: str = "plain", transform: Transform | None = None) -> Problem:
-    """Returns the problem."""
-    return Problem(model or Tiny(10, conv=conv), transform or Transform())
+def classifier(model: Network | None = None, transform: Transform | None = None) -> Classifier:
+    """Returns the network and how it sees images."""
+    return Classifier(model or Tiny(10), transform or Transform(), IMAGE_SHAPE)
+
+
+def task(model: Network | None = None) -> Task:
+    """Returns what is trained."""
+    return classify.task(classifier(model))
 
 
 def variables(model: Network | None = None, m: int = M) -> Variables:
     """Returns a stack whose members differ in every number."""
-    model = model or problem().model
-    shapes = Variables(*jax.eval_shape(lambda: models.init(model, jax.random.key(0), IMAGE_SHAPE)))
+    shapes = jax.eval_shape(classifier(model).init, jax.random.key(0))
     random = np.random.default_rng(7)
 
     def fill(path, leaf):
         normal = random.standard_normal((m, *leaf.shape)).astype(np.float32)
-        if is_prunable(path):
+        if is_kernel(trees.path_name(path)):
             return jnp.asarray(normal / np.float32(np.sqrt(np.prod(leaf.shape[:-1]))))
         around = np.float32(trees.path_name(path[-1:]) in ("scale", "var"))
         return jnp.asarray(around + np.float32(0.1) * normal)
@@ -71,38 +77,41 @@ def variables(model: Network | None = None, m: int = M) -> Variables:
 
 
 def state(members: slice = slice(None)) -> TrainState:
-    """Returns a fresh stack, or some of its members; training donates it."""
+    """Returns a fresh stack, or some of its members, on the host."""
     own = jax.tree.map(lambda leaf: leaf[members], variables())
-    return TrainState(own, optimizer.init(own.params))
+    return step.init(task(), ("learning_rate", "weight_decay", "momentum"), own, mask())
 
 
 def mask(seed: int = 0):
     """Prunes half of the prunable weights at random."""
     random = np.random.default_rng(seed)
-
-    def draw(path, kept):
-        return random.random(kept.shape) < 0.5 if is_prunable(path) else kept
-
-    return jax.tree_util.tree_map_with_path(draw, full_mask(trees.member(variables(), 0).params))
+    full = full_mask(trees.member(variables(), 0).params)
+    return jax.tree.map(lambda kept: random.random(kept.shape) < 0.5, full)
 
 
-def recipe(n_steps=(8, 4, 2), peaks=(0.05, 0.1, 0.02), decays=(0.0, 1e-3, 1e-2), seeds=(0, 1, 2)) -> loop.Recipe:
-    """Returns a recipe whose members differ in everything and whose rates change at every step."""
-    return loop.Recipe(
-        learning_rates=[np.linspace(peak, peak / 10, n) for peak, n in zip(peaks, n_steps, strict=True)],
-        weight_decays=list(decays),
+def hyper(n_steps=(8, 4, 2), peaks=(0.05, 0.1, 0.02), decays=(0.0, 1e-3, 1e-2), seeds=(0, 1, 2)) -> Hyper:
+    """Returns hyperparameters in all of which members differ, but for the momentum; rates change at every step."""
+    rates = [np.linspace(peak, peak / 10, n) for peak, n in zip(peaks, n_steps, strict=True)]
+    return Hyper(
+        values={
+            "learning_rate": per_step(rates),
+            "weight_decay": np.array(decays),
+            "momentum": np.full(len(n_steps), 0.9),
+        },
+        n_steps=np.array(n_steps),
         keys=jnp.stack([jax.random.key(seed) for seed in seeds]),
-        momentum=0.9,
-        batch_size=BATCH_SIZE,
         names=[f"member {'abc'[i]}" for i in range(len(n_steps))],
     )
 
 
-def alone(recipe_: loop.Recipe, index: int) -> loop.Recipe:
-    """Returns the recipe of one member."""
+def alone(hyper_: Hyper, index: int) -> Hyper:
+    """Returns the hyperparameters of one member."""
     own = slice(index, index + 1)
-    fields = ("learning_rates", "weight_decays", "keys", "names")
-    return dataclasses.replace(recipe_, **{name: getattr(recipe_, name)[own] for name in fields})
+    n_steps = hyper_.n_steps[own]
+    values = {
+        name: value[own] if value.ndim == 1 else value[own, : n_steps[0]] for name, value in hyper_.values.items()
+    }
+    return Hyper(values, n_steps, hyper_.keys[own], hyper_.names[own])
 
 
 def given(order) -> dict:
@@ -110,10 +119,10 @@ def given(order) -> dict:
     return {"order": lambda keys, epoch, n: order(epoch)}
 
 
-def train(recipe_: loop.Recipe, members: slice = slice(None), execution: str = "map", feed_=None, **options):
+def train(hyper_: Hyper, members: slice = slice(None), execution: str = "map", feed_=None, **options):
     """Trains the stack under the mask; returns the trained state and the losses."""
-    found = loop.train(problem(), feed_ or feed(), state(members), mask(), recipe_, execution, **options)
-    return found[:2]
+    found = loop.train(task(), feed_ or feed(), state(members), hyper_, BATCH_SIZE, execution, **options)
+    return found.state, found.losses
 
 
 def assert_equal(found, expected):

@@ -1,55 +1,73 @@
 """Where data sets come from: `load(name)` gives every one of them the same shape."""
 
+import dataclasses
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Dataset, Encoded, Split, assemble, permutation
-from ssoup_jax.data.sources import folder, npz, tfds
+from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform, changed
+from ssoup_jax.data.dataset import Contents, Dataset, Encoded, Split, assemble, permutation
+from ssoup_jax.data.sources import folder, idx, names, npz, tfds
+from ssoup_jax.data.sources.names import ALIASES, SOURCES
 from ssoup_jax.data.views import View
-from ssoup_jax.errors import SettingsError, unknown
+from ssoup_jax.errors import SettingsError
 
-__all__ = ["ALIASES", "SOURCES", "Dataset", "Split", "check_name", "load"]
+__all__ = ["ALIASES", "SOURCES", "Dataset", "Options", "Split", "check_name", "load"]
 
-ALIASES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
-"""Data sets of TFDS that go by their bare name."""
-
-SOURCES = ("digits", *ALIASES, "npz:PATH", "folder:PATH", "tfds:NAME", "tfds:NAME:CONFIG")
-"""How a data set may be named."""
+check_name = names.check
 
 
-def check_name(name: str) -> None:
-    """Checks that `name` is of a form in `SOURCES`, without looking for the data.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a data set is read; `configs/base.py` says what each of these settings means.
 
-    Args:
-        name: the setting.
-
-    Raises:
-        SettingsError: it is not.
+    Attributes:
+        download: whether what is not on disk may be fetched.
+        verify: whether an archive must have the published checksum.
+        image_size: pixels to a side that images of different sizes are cropped to.
+        skip_undecodable: whether an image that cannot be decoded is no reason to stop.
+        follow_links: whether links in folders of images are followed.
+        layout: one of `arrays.LAYOUTS`; None: NHWC, unless the arrays look otherwise.
+        n_classes: how many classes there are; None: as many as the data say.
+        pad: as in `Transform`, as are the following; None: by the data set's name.
+        flip: likewise.
+        rotate_degrees: likewise.
+        mean: likewise.
+        std: likewise.
     """
-    kind, _, rest = _full(name).partition(":")
-    if kind == "tfds":
-        tfds.parse(rest)
-    elif kind in ("npz", "folder"):
-        if not rest:
-            raise SettingsError(f"dataset: found {name!r}; allowed: {kind}:PATH, with the path of its data")
-    elif name != "digits":
-        raise unknown("dataset", name, SOURCES)
+
+    download: bool = True
+    verify: bool = True
+    image_size: int = 224
+    skip_undecodable: bool = False
+    follow_links: bool = False
+    layout: str | None = None
+    n_classes: int | None = None
+    pad: int | None = None
+    flip: bool | None = None
+    rotate_degrees: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def load(
-    name: str, *, data_dir: str | None = None, split_seed: int = 42, download: bool = True, image_size: int = 224
+    name: str,
+    options: Options | None = None,
+    *,
+    data_dir: str | None = None,
+    split_seed: int = 42,
+    on_line: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Loads a data set, into host memory if its images have one size; the same name always gives the same splits.
 
     Args:
         name: one of `SOURCES`.
+        options: how it is read; None: the defaults.
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
         split_seed: decides the splits that the source itself does not.
-        download: whether what is not on disk may be fetched.
-        image_size: pixels to a side that images of different sizes are cropped to.
+        on_line: told what takes long, a line at a time; None: nobody is.
 
     Returns:
         The data set. Where the source has no validation images, a tenth of its training images are.
@@ -57,29 +75,35 @@ def load(
     Raises:
         SettingsError: no such source, or its data are missing or cannot be used.
     """
-    check_name(name)
-    kind, _, rest = _full(name).partition(":")
+    options = options or Options()
+    kind, rest = names.parse(name)
+    if options.layout == "NCHW" and kind not in ("npz", "idx"):
+        raise SettingsError(
+            f"data.layout: found 'NCHW'; images of {name} are NHWC, only those of npz: and idx: may not be"
+        )
     if kind == "digits":
-        n_classes, training, test = _digits(split_seed)
+        contents = _digits(split_seed)
     elif kind == "npz":
-        n_classes, training, test = npz.read(Path(rest).expanduser())
+        contents = npz.read(Path(rest), options.layout, options.n_classes)
+    elif kind == "idx":
+        contents = idx.read(Path(rest), options.layout, options.n_classes)
     elif kind == "folder":
-        n_classes, training, test = folder.read(Path(rest).expanduser())
+        contents = folder.look(folder.read(Path(rest), options.follow_links), options.skip_undecodable)
     else:
-        n_classes, training, test = tfds.read(rest, data_dir, download)
-        name = tfds.parse(rest)
+        contents = tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        name = rest
     view, transform = None, TRANSFORMS.get(name, Transform())
-    if isinstance(training.images, Encoded):
+    if isinstance(contents.training.images, Encoded):
         # Crops of 224 pixels are taken from images of 256, and others in proportion.
-        view, transform = View(image_size, round(image_size * 256 / 224)), ENCODED_TRANSFORM
-    return assemble(name, n_classes, training, test, transform=transform, split_seed=split_seed, view=view)
+        view, transform = View(options.image_size, round(options.image_size * 256 / 224)), ENCODED_TRANSFORM
+    shape = contents.training.images.shape[1:] if view is None else (view.size, view.size, 3)
+    wanted = {field: getattr(options, field) for field in vars(transform)}
+    transform = changed(transform, shape, **wanted)
+    contents = contents.with_classes(options.n_classes)
+    return assemble(name, contents, transform=transform, split_seed=split_seed, view=view)
 
 
-def _full(name: str) -> str:
-    return f"tfds:{name}" if name in ALIASES else name
-
-
-def _digits(split_seed: int) -> tuple[int, Split, Split]:
+def _digits(split_seed: int) -> Contents:
     """The 1797 digits of 8 x 8 pixels that scikit-learn ships; a fifth of them, rounded up, are the test images."""
     package = importlib.util.find_spec("sklearn")
     file = Path(package.submodule_search_locations[0], "datasets/data/digits.csv.gz") if package else None
@@ -93,4 +117,4 @@ def _digits(split_seed: int) -> tuple[int, Split, Split]:
     everything = Split(images, labels)
     order = permutation(len(everything), split_seed)
     n_test = -(-len(order) // 5)
-    return int(labels.max()) + 1, everything[order[n_test:]], everything[order[:n_test]]
+    return Contents(10, everything[order[n_test:]], everything[order[:n_test]], classes=tuple("0123456789"))

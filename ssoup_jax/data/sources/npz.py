@@ -1,48 +1,49 @@
 """A user's own arrays from an `.npz` file."""
 
+import dataclasses
 import textwrap
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from ssoup_jax.data.dataset import Split
+from ssoup_jax.data import arrays, checks
+from ssoup_jax.data.dataset import Contents
 from ssoup_jax.errors import SettingsError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-MAX_CLASSES = 100_000
-"""A larger label is taken for an identifier rather than a class."""
 
 
-def read(path: Path) -> tuple[int, Split, Split]:
-    """Reads and checks `x_train`, `y_train`, `x_test` and `y_test`; further arrays are ignored.
+def read(path: Path, layout: str | None = None, n_classes: int | None = None) -> Contents:
+    """Reads and checks `x_train`, `y_train`, `x_test` and `y_test`; further arrays are named and ignored.
 
     Args:
-        path: the file. Images are uint8 `[N, H, W, C]` or `[N, H, W]`, labels integers `[N]` from 0.
+        path: the file. Images and labels are as `arrays.contents` says.
+        layout: one of `arrays.LAYOUTS`; None: NHWC.
+        n_classes: how many classes there are; None: the largest label + 1.
 
     Returns:
-        The number of classes (largest label + 1), the training images and the test images.
+        The contents.
 
     Raises:
         SettingsError: the file or an array in it is not as above.
     """
-    found = _arrays(path)
-    training, test = (
-        Split(_images(path, f"x_{part}", found), _labels(path, f"y_{part}", found)) for part in ("train", "test")
-    )
-    for part, split in (("train", training), ("test", test)):
-        if len(split.images) != len(split.labels):
-            raise _error(
-                path, f"x_{part} has {len(split.images)} images, y_{part} {len(split.labels)} labels; they must agree"
-            )
-    if training.images.shape[1:] != test.images.shape[1:]:
-        shapes = f"x_train has images of shape {training.images.shape[1:]}, x_test {test.images.shape[1:]}"
-        raise _error(path, f"{shapes}; they must agree")
-    n_classes = 1 + max(int(training.labels.max()), int(test.labels.max()))
-    return n_classes, training, test
+    found, others = _arrays(path)
+    named = {name: arrays.Named(name, array) for name, array in found.items()}
+    parts = (arrays.Part(named[f"x_{part}"], named[f"y_{part}"]) for part in ("train", "test"))
+    try:
+        contents = arrays.contents(*parts, layout, n_classes)
+    except SettingsError as error:
+        raise _error(path, str(error)) from None
+    if others:
+        instead = "; a tenth of x_train validates" if any("val" in name.lower() for name in others) else ""
+        ignored = f"{_line(path.name)}: not used: {_line(checks.some(others))}{instead}"
+        contents = dataclasses.replace(contents, notes=(*contents.notes, ignored))
+    return contents
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the four arrays by name, and what else the file holds."""
     try:
         there = path.is_file()
     except OSError as error:
@@ -59,9 +60,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                     has = _line(", ".join(file.files)) or "nothing"
                     raise _error(path, f"array {name} is missing; found: {has}; needed: {', '.join(ARRAYS)}")
                 found[name] = _plain(path, name, file)
+            others = [name for name in file.files if name not in ARRAYS]
     except (OSError, zipfile.BadZipFile) as error:
         raise _error(path, f"cannot be read ({_line(error)})") from error
-    return found
+    return found, others
 
 
 def _plain(path: Path, name: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
@@ -72,31 +74,6 @@ def _plain(path: Path, name: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise _error(path, f"{name} is not an array; write it with numpy.savez")
     return array
-
-
-def _images(path: Path, name: str, found: dict[str, np.ndarray]) -> np.ndarray:
-    array = found[name]
-    if array.dtype != np.uint8:
-        raise _error(path, f"{name} has dtype {array.dtype}; allowed: uint8")
-    if array.ndim not in (3, 4):
-        raise _error(path, f"{name} has shape {array.shape}; allowed: (N, H, W, C) or (N, H, W)")
-    if not array.size:
-        raise _error(path, f"{name} has shape {array.shape}; at least one pixel is needed")
-    return array[..., None] if array.ndim == 3 else array
-
-
-def _labels(path: Path, name: str, found: dict[str, np.ndarray]) -> np.ndarray:
-    array = found[name]
-    if array.dtype.kind not in "iu":
-        raise _error(path, f"{name} has dtype {array.dtype}; allowed: integers")
-    if array.ndim != 1:
-        raise _error(path, f"{name} has shape {array.shape}; allowed: (N,)")
-    if not array.size:
-        raise _error(path, f"{name} has shape {array.shape}; at least one label is needed")
-    for label in (int(array.min()), int(array.max())):
-        if not 0 <= label < MAX_CLASSES:
-            raise _error(path, f"{name} has label {label}; allowed: 0 to {MAX_CLASSES - 1}")
-    return array.astype(np.int32)
 
 
 def _line(what: Exception | str) -> str:

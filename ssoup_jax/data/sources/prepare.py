@@ -2,31 +2,22 @@
 
 import contextlib
 import fcntl
-import functools
-import glob
-import importlib
-import io
+import json
 import os
-import sys
 import tarfile
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
-import numpy as np
-
+from ssoup_jax.data.sources import tfds_door
 from ssoup_jax.errors import SettingsError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
-    from tensorflow_datasets.core.download import DownloadManager
-    from tensorflow_datasets.core.download.resource import Resource
-    from tensorflow_datasets.core.features.image_feature import _ImageEncoder
+    from tensorflow_datasets.core.download.checksums import UrlInfo
 
 # Seconds in which a server must answer. TFDS itself retries for minutes before it says that there is no network.
 CONNECT_TIMEOUT = 5.0
@@ -34,10 +25,18 @@ CONNECT_TIMEOUT = 5.0
 BY_HAND = {"imagenet2012": {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}}
 """Archives that only their publisher's users may download, and their bytes: TFDS knows nothing to check them by."""
 
+UNVERIFIED = "ssoup_jax-unverified.json"
+"""Lies in a data set that was prepared from archives that are not the published ones: their names and SHA-256."""
+
 _DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
-def prepare(builder: "DatasetBuilder", download: bool = True) -> None:
+def prepare(
+    builder: "DatasetBuilder",
+    download: bool = True,
+    verify: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> None:
     """Writes the data set's array_record files from its archives, which are downloaded unless they are there.
 
     Archives are looked for in `downloads/NAME` of the data directory, under their published names or as TFDS stores
@@ -48,6 +47,8 @@ def prepare(builder: "DatasetBuilder", download: bool = True) -> None:
     Args:
         builder: what TFDS makes of the data set's name; it must be made anew to read what was prepared.
         download: whether archives that are not there may be fetched.
+        verify: whether archives must be those that were published; if not, others are taken and `UNVERIFIED` is left.
+        on_line: told what takes long; None: nobody is.
 
     Raises:
         SettingsError: an archive is not there and cannot be had, is damaged, or needs TensorFlow.
@@ -55,15 +56,16 @@ def prepare(builder: "DatasetBuilder", download: bool = True) -> None:
     from tensorflow_datasets import download as tfds_download
     from tensorflow_datasets.core.download.extractor import ExtractError
 
-    archives = _Archives(builder, download)
+    archives = _Archives(builder, download, verify, on_line or (lambda text: None))
     with archives.alone():
         if builder.data_path.exists():
             if not builder.is_prepared():
                 raise SettingsError(f"{builder.data_path} holds no complete data set; remove it to have it prepared")
             return
         archives.check_those_by_hand()
+        archives.line(f"preparing it once, in {builder.data_path}, from archives in {archives.folder}")
         try:
-            with _without_tensorflow(builder), archives.watched():
+            with tfds_door.opened(builder, archives):
                 builder.download_and_prepare(
                     download_dir=archives.folder,
                     download_config=tfds_download.DownloadConfig(manual_dir=archives.folder, try_download_gcs=False),
@@ -89,12 +91,15 @@ def prepare(builder: "DatasetBuilder", download: bool = True) -> None:
 class _Archives:
     """The archives of a data set: where they are, which are missing and why."""
 
-    def __init__(self, builder: "DatasetBuilder", download: bool) -> None:
+    def __init__(self, builder: "DatasetBuilder", download: bool, verify: bool, on_line: Callable[[str], None]) -> None:
         self.builder = builder
         self.download = download
+        self.verify = verify
+        self.line = on_line
         self.folder = Path(builder.data_dir_root) / "downloads" / builder.name
         self.missing: dict[str, str] = {}
         """Why a file could not be had, by its name."""
+        self._others: dict[str, str] = {}
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -120,59 +125,51 @@ class _Archives:
             path = self.folder / name
             if not path.is_file():
                 self.missing[name] = "only registered users of its publisher can download it"
-            elif (found := path.stat().st_size) != size:
+            elif (found := path.stat().st_size) != size and self.verify:
                 raise _damaged(path, f"{size} bytes", f"{found}")
+            elif found != size:
+                self._take(path, f"{found} bytes")
         if self.missing:
             raise self.not_there()
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Makes TFDS notice missing archives at once, and damaged ones that it would have taken as they are."""
-        from tensorflow_datasets.core.download import DownloadManager, checksums, download_manager
+    def check(self, path: Any, expected: "UrlInfo | None", found: "UrlInfo") -> None:
+        """Refuses an archive that is not the published one, or notes that it is taken all the same."""
+        if expected in (None, found):
+            return
+        if self.verify:
+            raise _damaged(
+                path,
+                f"{int(expected.size)} bytes with SHA-256 {expected.checksum}",
+                f"{int(found.size)} with {found.checksum}",
+            )
+        self._take(path, found.checksum)
 
-        fetch = DownloadManager._download
+    def finish(self, folder: Path) -> None:
+        """Leaves the names of other archives than those that were published beside what was made of them."""
+        if self._others:
+            (folder / UNVERIFIED).write_text(json.dumps(self._others, sort_keys=True))
 
-        def checked(manager: "DownloadManager", url: str, url_info: Any, path: Any) -> None:
-            expected = manager._url_infos.get(url)
-            # An archive that it downloaded earlier TFDS takes to be as it was then.
-            found = checksums.compute_url_info(path) if url_info is expected else url_info
-            if expected not in (None, found):
-                raise _damaged(
-                    path,
-                    f"{int(expected.size)} bytes with SHA-256 {expected.checksum}",
-                    f"{int(found.size)} with {found.checksum}",
-                )
-            manager._recorded_url_infos[url] = found
-
-        def fetched(manager: "DownloadManager", resource: "Resource") -> Any:
-            from promise import Promise
-
-            info = manager._url_infos.get(resource.url)
-            name = info.filename if info and info.filename else os.path.basename(resource.url)
-
-            def failed(error: Exception) -> None:
-                if not isinstance(error, SettingsError):
-                    self.missing[name] = f"{resource.url}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
-                raise error
-
-            # Once one is missing nothing is downloaded any more; what else is missing is still found out.
-            why = next(iter(self.missing.values()), None) or self._unreachable(resource.url)
-            if why is None:
-                return fetch(manager, resource).then(None, failed)
+    def refuse(self, name: str, url: str) -> bool:
+        """Once one is missing nothing is downloaded any more; what else is missing is still found out."""
+        why = next(iter(self.missing.values()), None) or self._unreachable(url)
+        if why is not None:
             self.missing[name] = why
-            return Promise.reject(FileNotFoundError(name))
+        return why is not None
 
-        def unfetched(*_: Any) -> None:
+    def failed(self, name: str, url: str, error: Exception) -> None:
+        """Notes why a download failed."""
+        if not isinstance(error, SettingsError):
+            self.missing[name] = f"{url}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
+
+    def refuse_kaggle(self) -> bool:
+        """Notes that data which only Kaggle has are missing where downloading is switched off."""
+        if not self.download:
             self.missing["its data from Kaggle"] = "downloading is switched off"
-            raise FileNotFoundError
+        return not self.download
 
-        with contextlib.ExitStack() as stack:
-            patch = functools.partial(mock.patch.object, DownloadManager)
-            stack.enter_context(patch("_register_or_validate_checksums", checked))
-            stack.enter_context(patch("_download", fetched))
-            if not self.download:
-                stack.enter_context(mock.patch.object(download_manager.kaggle, "download_kaggle_data", unfetched))
-            yield
+    def _take(self, path: Any, found: str) -> None:
+        self._others[os.path.basename(path)] = found
+        self.line(f"{path} is not the archive that was published; it is taken, as data.verify=False says")
 
     def not_there(self) -> SettingsError:
         """Builds the error for archives that are missing."""
@@ -200,72 +197,8 @@ class _Archives:
 
 
 def _damaged(path: Any, expected: str, found: str) -> SettingsError:
-    return SettingsError(f"{path} is damaged or another file: expected {expected}, found {found}; replace or remove it")
-
-
-class _StandIn:
-    """A part of TensorFlow: what data sets of images use of it to be prepared; all else is the true one's."""
-
-    def __init__(self, *path: str, **has: Any) -> None:
-        vars(self).update(has, _path=path)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            true = importlib.import_module("tensorflow")
-        except ImportError as error:
-            # Not an AttributeError, which `hasattr` would hide; some TFDS code tries this and that.
-            raise ImportError(f"tensorflow.{'.'.join((*self._path, name))} is needed", name="tensorflow") from error
-        return functools.reduce(getattr, (*self._path, name), true)
-
-
-_FILES = {"exists": os.path.exists, "glob": glob.glob, "isdir": os.path.isdir, "listdir": os.listdir, "walk": os.walk}
-_TENSORFLOW = _StandIn(
-    io=_StandIn("io", gfile=_StandIn("io", "gfile", GFile=open, **_FILES)),
-    compat=_StandIn("compat", as_text=os.fsdecode),
-)
-
-
-@contextlib.contextmanager
-def _without_tensorflow(builder: "DatasetBuilder") -> Iterator[None]:
-    """Replaces TensorFlow where TFDS uses it to unpack archives, to read them and to encode images."""
-    from tensorflow_datasets.core import utils
-    from tensorflow_datasets.core.download import extractor
-    from tensorflow_datasets.core.features import image_feature
-
-    with contextlib.ExitStack() as stack:
-        for module in {extractor, *_modules_of_data_sets(builder)}:
-            if "tf" in vars(module):
-                stack.enter_context(mock.patch.object(module, "tf", _TENSORFLOW))
-        stack.enter_context(mock.patch.object(image_feature._ImageEncoder, "_encode_image", _encode))
-        for name in ("jpeg_cmyk_to_rgb", "png_to_jpeg"):
-            stack.enter_context(mock.patch.object(utils, name, _as_rgb_jpeg))
-        yield
-
-
-def _modules_of_data_sets(builder: "DatasetBuilder") -> Iterator[ModuleType]:
-    """Yields the builder's modules, and those of TFDS that data sets share."""
-    own = {cls.__module__ for cls in type(builder).__mro__}
-    for name, module in list(sys.modules.items()):
-        if (name in own or name.startswith("tensorflow_datasets.")) and not name.startswith("tensorflow_datasets.core"):
-            yield module
-
-
-def _encode(encoder: "_ImageEncoder", image: np.ndarray) -> bytes:
-    """Encodes an image `[H, W, C]` in the format of its feature, by the encoder's own Pillow path."""
-    from PIL import Image
-    from tensorflow_datasets.core.features import image_feature
-
-    image_feature._validate_np_array(image, shape=encoder.shape, dtype=encoder.np_dtype)
-    return encoder._encode_pil_image(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image))
-
-
-def _as_rgb_jpeg(image: bytes, quality: int = 100) -> bytes:
-    """Encodes one of ImageNet's few images that are no RGB JPEG files as one."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").save(out, "jpeg", quality=quality)
-    return out.getvalue()
+    ways = "replace or remove it, or --config.data.verify=False takes it"
+    return SettingsError(f"{path} is damaged or another file: expected {expected}, found {found}; {ways}")
 
 
 def _needs_tensorflow(error: BaseException | None) -> bool:

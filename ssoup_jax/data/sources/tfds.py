@@ -7,14 +7,15 @@ import hashlib
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ssoup_jax.data.dataset import Encoded, Split
-from ssoup_jax.data.sources import cache, prepare
+from ssoup_jax.data.dataset import Contents, Encoded, Split
+from ssoup_jax.data.pictures import AS_PILLOW, Rules
+from ssoup_jax.data.sources import cache, prepare, tfds_door
 from ssoup_jax.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -42,7 +43,14 @@ def parse(reference: str) -> str:
     return reference.replace(":", "/")
 
 
-def read(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split, Split]:
+def read(
+    reference: str,
+    data_dir: str | None,
+    *,
+    download: bool = True,
+    verify: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> Contents:
     """Reads a data set, preparing it first where that is still to be done.
 
     Images of one size are read into memory, and a decoded copy of them is left beside the data set for the next time.
@@ -52,20 +60,34 @@ def read(reference: str, data_dir: str | None, download: bool = True) -> tuple[i
         reference: as for `parse`.
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
         download: whether archives that are not on disk may be fetched.
+        verify: whether archives must be those that were published.
+        on_line: told what takes long; None: nobody is.
 
     Returns:
-        The number of classes, the images of its split `train`, and those of `test` or, where that is missing or has no
-        labels, of `validation`.
+        The contents: its split `train`, and `test` or, where that is missing or has no labels, `validation`.
 
     Raises:
         SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
     """
-    with _opened(reference, data_dir, download) as (builder, features):
+    line = _lines(reference, on_line)
+    with _opened(reference, data_dir, download, verify, line) as (builder, features):
         names = _test_splits(builder)
         if "train" not in builder.info.splits or not names:
             has = ", ".join(builder.info.splits)
             raise SettingsError(f"found splits {has}; needed: train, and test or validation")
-        return features.n_classes, _read_split(builder, "train", features), _read_test_split(builder, names, features)
+        training = _read_split(builder, "train", features, line)
+        used, test = _read_test_split(builder, names, features, line)
+        notes, marks = _unverified(builder)
+        if used == "test" and "validation" in names:
+            notes.append("the split validation is not used: a tenth of train validates")
+        return Contents(
+            features.n_classes,
+            training,
+            test,
+            classes=tuple(builder.info.features[features.label].names),
+            notes=tuple(notes),
+            marks=tuple(marks),
+        )
 
 
 def read_test(reference: str, data_dir: str | None, download: bool = True) -> tuple[int, Split]:
@@ -82,11 +104,12 @@ def read_test(reference: str, data_dir: str | None, download: bool = True) -> tu
     Raises:
         SettingsError: it is unknown, cannot be prepared, or is not a classification of images.
     """
-    with _opened(reference, data_dir, download) as (builder, features):
+    line = _lines(reference, None)
+    with _opened(reference, data_dir, download, True, line) as (builder, features):
         names = _test_splits(builder)
         if not names:
             raise SettingsError(f"found splits {', '.join(builder.info.splits)}; needed: test or validation")
-        return features.n_classes, _read_test_split(builder, names, features)
+        return features.n_classes, _read_test_split(builder, names, features, line)[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,12 +121,14 @@ class Records:
         split: its split.
         image: the image's name in a record.
         fingerprint: hash of the data set's name and version and of the split's sizes.
+        rules: how they are decoded: as Pillow does, and TFDS itself.
     """
 
     folder: str
     split: str
     image: str
     fingerprint: str
+    rules: Rules = AS_PILLOW
     # By process: one that was forked must not read from what its parent opened.
     _sources: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -144,16 +169,35 @@ class _Features(NamedTuple):
 
 
 @contextlib.contextmanager
-def _opened(reference: str, data_dir: str | None, download: bool) -> Iterator[tuple["DatasetBuilder", _Features]]:
+def _opened(
+    reference: str, data_dir: str | None, download: bool, verify: bool, line: Callable[[str], None]
+) -> Iterator[tuple["DatasetBuilder", _Features]]:
     """Opens a prepared data set; errors within begin with its name."""
     name = parse(reference)
-    with _blame(f"dataset: tfds:{name}"):
+    with tfds_door.hushed(), _blame(f"dataset: tfds:{name}"):
         builder = _builder(name, data_dir)
         features = _features(builder)
         if not builder.is_prepared():
-            prepare.prepare(builder, download)
+            prepare.prepare(builder, download, verify, line)
             builder = _builder(name, data_dir)
+        notes, _ = _unverified(builder)
+        if notes and verify:
+            raise SettingsError(f"{notes[0]}; --config.data.verify=False takes it, or remove it")
         yield builder, features
+
+
+def _lines(reference: str, on_line: Callable[[str], None] | None) -> Callable[[str], None]:
+    name = parse(reference)
+    return lambda text: on_line(f"tfds:{name}: {text}") if on_line else None
+
+
+def _unverified(builder: "DatasetBuilder") -> tuple[list[str], list[str]]:
+    """Returns a note and a mark if a data set was made of other archives than those that were published."""
+    path = Path(builder.data_path) / prepare.UNVERIFIED
+    if not path.exists():
+        return [], []
+    text = path.read_text()
+    return [f"{builder.data_path} was prepared from archives that are not the published ones"], [f"unverified {text}"]
 
 
 @contextlib.contextmanager
@@ -200,25 +244,33 @@ def _test_splits(builder: "DatasetBuilder") -> list[str]:
     return [split for split in ("test", "validation") if split in builder.info.splits]
 
 
-def _read_test_split(builder: "DatasetBuilder", names: list[str], features: _Features) -> Split:
+def _read_test_split(
+    builder: "DatasetBuilder", names: list[str], features: _Features, line: Callable[[str], None]
+) -> tuple[str, Split]:
+    """Returns the split that serves for the test, and its name."""
     *others, last = names
     for name in others:
-        split = _read_split(builder, name, features)
+        split = _read_split(builder, name, features, line)
         # Where test labels are kept secret, as ImageNet's are, TFDS writes -1.
         if split.labels.max() >= 0:
-            return split
-    return _read_split(builder, last, features)
+            return name, split
+    return last, _read_split(builder, last, features, line)
 
 
-def _read_split(builder: "DatasetBuilder", split: str, features: _Features) -> Split:
+def _read_split(builder: "DatasetBuilder", split: str, features: _Features, line: Callable[[str], None]) -> Split:
     with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
         identity = _identity(builder, split)
         stamp = _stamp(builder, split)
     make = _arrays if features.one_size else _labels
+
+    def read_all() -> dict[str, np.ndarray]:
+        line(f"reading the {builder.info.splits[split].num_examples} records of split {split}; the next start need not")
+        return make(builder, split, features)
+
     arrays = cache.through(
         Path(builder.data_path) / f"ssoup_jax-{split}.arrays",
         hashlib.sha256(f"{make.__name__} {features} {identity} {stamp}".encode()).hexdigest(),
-        lambda: make(builder, split, features),
+        read_all,
     )
     if features.one_size:
         return Split(arrays["images"], arrays["labels"])

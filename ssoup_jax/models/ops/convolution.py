@@ -19,6 +19,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
 Convolution = Callable[..., jax.Array]
 
+UNROLLED = "unrolled"
+"""Under a `jax.vmap` whose axis has this name, `plain` makes one convolution per member instead of a grouped one."""
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -105,6 +108,15 @@ def _stored(x: jax.Array) -> jax.Array:
     return x / ((bits | 1) != 0).astype(x.dtype)
 
 
+def _in_scope(axis: str) -> bool:
+    """Tells whether the code being traced is mapped over an axis of that name."""
+    try:
+        lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
+
+
 def _pair(values: Sequence[int] | None) -> Pair:
     return (1, 1) if values is None else (int(values[0]), int(values[1]))
 
@@ -154,7 +166,8 @@ def _general(unroll: bool) -> Convolution:
             )
         strides = _pair(window_strides)
         pads = _pads(padding, lhs.shape, rhs.shape, strides)
-        return _differentiable(strides, pads, precision, unroll)(*match_varying(lhs, rhs))
+        one_by_one = unroll or _in_scope(UNROLLED)
+        return _differentiable(strides, pads, precision, one_by_one)(*match_varying(lhs, rhs))
 
     return convolution
 
@@ -167,5 +180,5 @@ CONVOLUTIONS: dict[str, Convolution] = {
 """Convolutions by name, each with the signature of `jax.lax.conv_general_dilated`.
 
 `lax` is JAX's own. `plain` has the plain-form gradients, reverse mode and first order only; groups, dilation and other
-layouts go to `lax`. `unroll` is `plain` that under `vmap` makes one convolution per member instead of a grouped one.
+layouts go to `lax`. `unroll` is `plain` under the axis `UNROLLED`, whatever the axis is called.
 """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ssoup_jax.data import sources
+from ssoup_jax.data.arrays import MAX_CLASSES
 from ssoup_jax.data.augment import Transform
-from ssoup_jax.data.sources.npz import MAX_CLASSES
 from ssoup_jax.errors import SettingsError
 
 
@@ -56,7 +56,13 @@ def test_images_without_a_channel_axis_get_one(tmp_path):
 def test_classes_are_counted_over_both_parts(tmp_path):
     labels = np.arange(6) % 4
     labels[2] = 8
-    assert sources.load(write(tmp_path, y_test=labels)).n_classes == 9
+    data = sources.load(write(tmp_path, y_test=labels))
+    assert data.n_classes == 9
+    assert data.notes == (
+        "4 of 9 classes have no image at all: 4, 5, 6, 7",
+        "1 of 6 (16.7 %) test images are of classes without a training image: 8",
+        "1 of 4 trained classes have no test image: 2",
+    )
 
 
 def test_a_changed_file_has_another_fingerprint(tmp_path):
@@ -82,8 +88,7 @@ MISTAKES = {
         "array x_train is missing; found: images; needed: x_train, y_train, x_test, y_test",
     ),
     "pickled": ({"y_train": np.array([1, "a", None], object)}, "array y_train cannot be read; only plain arrays are ("),
-    "float images": ({"x_train": X / 255}, "x_train has dtype float64; allowed: uint8"),
-    "wide images": ({"x_test": X.astype(np.int16)}, "x_test has dtype int16; allowed: uint8"),
+    "images of text": ({"x_train": X.astype(str)}, "x_train has dtype <U3; allowed: uint8, or float in 0 to 1"),
     "flat images": ({"x_train": X.reshape(20, -1)}, "x_train has shape (20, 60); allowed: (N, H, W, C) or (N, H, W)"),
     "rank 5": ({"x_train": X[None]}, "x_train has shape (1, 20, 5, 4, 3); allowed: (N, H, W, C) or (N, H, W)"),
     "float labels": ({"y_train": Y.astype(float)}, "y_train has dtype float64; allowed: integers"),
@@ -114,12 +119,141 @@ MISTAKES = {
 }
 
 
-def error_of(name: str) -> str:
+PLANES = np.moveaxis(X[:, :4], -1, 1)
+UNIT = {"x_train": X / 255, "x_test": arrays()["x_test"] / 255}
+REMEDIES = {
+    "channels first": (
+        {"x_train": PLANES},
+        "x_train looks channels-first (N, C, H, W), with shape (20, 3, 4, 4): transpose it to (N, H, W, C), or "
+        "--config.data.layout=NCHW; --config.data.layout=NHWC if it has 4 channels",
+    ),
+    "test images channels first": (
+        {"x_train": X[:, :4], "x_test": PLANES[:6]},
+        "x_test looks channels-first (N, C, H, W), with shape (6, 3, 4, 4)",
+    ),
+    "images last": (
+        {"x_train": np.moveaxis(X, 0, -1)},
+        "x_train has shape (5, 4, 3, 20), with an image for each of 20 labels along the last axis; "
+        "numpy.moveaxis(x_train, -1, 0) puts them first",
+    ),
+    "flat": ({"x_train": X.reshape(20, -1)}, "allowed: (N, H, W, C) or (N, H, W); reshape it to that"),
+    "two scales": (
+        {"x_train": X / 255},
+        "x_train has values in 0 to 1, x_test bytes: different scales; bring both to one, such as uint8 in 0 to 255",
+    ),
+    "bytes in 0 to 1": (
+        {"x_train": X // 128},
+        "training images 0 to 1 and test images 0 to 255 are on different scales; bring both to 0 to 255",
+    ),
+    "normalised": (
+        {"x_train": (X / 255 - 0.5) / 0.25},
+        "x_train is float64 from -2 to 2; allowed: uint8, or float in 0 to 1; images that were normalised are stored "
+        "before that, as uint8, and --config.data.mean and --config.data.std normalise them",
+    ),
+    "not numbers": (
+        {"x_train": np.where(X[0, 0, 0, 0] == X, np.nan, X / 255)},
+        f"x_train is float64 with {(X[0, 0, 0, 0] == X).sum()} values that are not finite; remove or replace them",
+    ),
+    "floats between whole numbers": (
+        {"x_train": X * 0.9},
+        "x_train is float64 from 0 to 229.5; allowed: whole numbers in 0 to 255; numpy.rint(x_train).astype('uint8')",
+    ),
+    "twelve bits": (
+        {"x_train": X.astype(np.uint16) << 4},
+        "x_train is uint16 from 0 to 4080; allowed: uint8, or float in 0 to 1; only its owner knows which value is "
+        "white: if it is 4095, x_train / 4095 is in 0 to 1",
+    ),
+    "one value": ({"x_train": 0 * X + 7}, "every value of all 18 training images is 7; nothing can be learnt from"),
+    "no label as a byte": (
+        {"y_train": np.where(np.arange(20) == 3, -1, Y).astype(np.uint8)},
+        "y_train has label 255 but none has label 254: it looks like -1 (no label) stored without a sign; leave those "
+        "images out, or --config.data.n_classes=256 if 255 is a class",
+    ),
+    "no label": ({"y_test": Y[:6] - 1}, "y_test has label -1; allowed: 0 to 99999; -1 mostly marks images without a"),
+    "one-hot": ({"y_train": np.eye(4)[Y]}, "y_train has shape (20, 4); allowed: (N,); it is one-hot: y_train.argmax("),
+    "a column": ({"y_train": Y[:, None]}, "y_train has shape (20, 1); allowed: (N,); y_train.ravel() makes it so"),
+    "whole floats": ({"y_train": Y * 1.0}, "dtype float64; allowed: integers; y_train.astype(int) makes them so"),
+    "truth values": ({"y_train": Y > 1}, "dtype bool; allowed: integers; y_train.astype(int) makes them so"),
+    "labels missing": ({"y_train": np.where(Y, Y, np.nan)}, "dtype float64; allowed: integers; 5 are not finite"),
+    "names": ({"y_train": Y.astype(str)}, "numpy.unique(y_train, return_inverse=True) gives the classes and their num"),
+}
+
+
+def error_of(name: str, **options) -> str:
     with pytest.raises(SettingsError) as error:
-        sources.load(name)
+        sources.load(name, sources.Options(**options))
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize(("changes", "says"), REMEDIES.values(), ids=REMEDIES)
+def test_what_cannot_be_meant_is_one_line_with_the_remedy(tmp_path, changes, says):
+    assert says in error_of(write(tmp_path, **changes))
+
+
+SHAPES = {
+    True: [(3, 16, 16), (1, 8, 8), (4, 16, 16), (2, 9, 9), (13, 64, 64), (3, 20, 16), (1, 28, 20), (3, 2 * 9, 9)],
+    False: [(16, 16, 3), (8, 8, 1), (20, 16, 3), (64, 64, 13), (8, 8, 8), (1, 1, 2), (32, 8, 4), (5, 4, 3), (9, 2, 2)],
+}
+
+
+@pytest.mark.parametrize(("first", "shape"), [(first, shape) for first in SHAPES for shape in SHAPES[first]])
+def test_the_layout_is_judged_by_the_shape_and_settled_by_the_setting(tmp_path, first, shape):
+    own = arrays(shape=shape)
+    name = write(tmp_path, **own)
+    if first:
+        assert "looks channels-first" in error_of(name)
+    else:
+        assert sources.load(name).image_shape == shape
+    as_given, moved = (sources.load(name, sources.Options(layout=layout)) for layout in ("NHWC", "NCHW"))
+    np.testing.assert_array_equal(as_given.test.images, own["x_test"])
+    np.testing.assert_array_equal(moved.test.images, own["x_test"].transpose(0, 2, 3, 1))
+    assert moved.image_shape == (*shape[1:], shape[0])
+
+
+def test_images_in_0_to_1_and_others_that_mean_bytes_are_those_bytes(tmp_path):
+    own = arrays()
+    expected = sources.load(write(tmp_path, **own))
+    images = {name: own[name] for name in ("x_train", "x_test")}
+    forms = {
+        "is float64 from 0 to 1: multiplied by 255": {name: x / 255 for name, x in images.items()},
+        "is float32 from 0 to 1: multiplied by 255": {name: np.float32(x / 255) for name, x in images.items()},
+        "is float64 from 0 to 255: stored as uint8": {name: x.astype(float) for name, x in images.items()},
+        "is int64 from 0 to 255: stored as uint8": {name: x.astype(int) for name, x in images.items()},
+        "is uint16 from 0 to 65535: the upper 8 of 16 bits": {name: x * np.uint16(257) for name, x in images.items()},
+    }
+    for says, form in forms.items():
+        data = sources.load(write(tmp_path, **form))
+        assert data.fingerprint == expected.fingerprint
+        assert [note for note in data.notes if says in note] == list(data.notes[:2])
+    rounded = sources.load(write(tmp_path, **{name: x * 0.9 / 255 for name, x in images.items()}))
+    np.testing.assert_array_equal(rounded.test.images, np.rint(images["x_test"] * 0.9))
+    assert "rounded to whole numbers, which changed values by at most 0.002" in rounded.notes[0]
+
+
+def test_truth_values_are_black_and_white(tmp_path):
+    data = sources.load(write(tmp_path, x_train=X > 99, x_test=X[:6] > 99))
+    np.testing.assert_array_equal(data.test.images, np.where(X[:6] > 99, 255, 0))
+    assert "x_train is bool: True was taken for 255" in data.notes
+
+
+def test_the_number_of_classes_can_be_given(tmp_path):
+    name = write(tmp_path)
+    own, same, more = (sources.load(name, sources.Options(n_classes=n)) for n in (None, 4, 6))
+    assert (own.n_classes, same.n_classes, more.n_classes) == (4, 4, 6)
+    assert own.fingerprint == same.fingerprint != more.fingerprint
+    assert own.notes == more.notes == ()
+    message = error_of(name, n_classes=3)
+    assert "has label 3; --config.data.n_classes=3 allows 0 to 2" in message
+    labels = np.where(np.arange(20) == 3, 255, Y)
+    settled = sources.load(write(tmp_path, y_train=labels), sources.Options(n_classes=256))
+    assert (settled.n_classes, settled.train.labels.max()) == (256, 255)
+
+
+def test_what_is_not_used_is_named(tmp_path):
+    notes = sources.load(write(tmp_path, x_val=X[:2], y_val=Y[:2])).notes
+    assert notes == ("own.npz: not used: x_val, y_val; a tenth of x_train validates",)
 
 
 @pytest.mark.parametrize(("changes", "says"), MISTAKES.values(), ids=MISTAKES)

@@ -16,8 +16,9 @@ from PIL import Image
 from tensorflow_datasets.core.download import extractor
 from tensorflow_datasets.image_classification import cifar
 
+from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Split
-from ssoup_jax.data.sources import prepare
+from ssoup_jax.data.sources import prepare, tfds_door
 from ssoup_jax.data.sources import tfds as reader
 from ssoup_jax.errors import SettingsError
 from tests.data import archives
@@ -79,14 +80,15 @@ def splits(shape: tuple[int, int, int], n_classes: int = 10, n_train: int = 23) 
 
 def error_of(name: str, data_dir: Path, download: bool = True) -> str:
     with pytest.raises(SettingsError) as error:
-        reader.read(name, str(data_dir), download)
+        reader.read(name, str(data_dir), download=download)
     message = str(error.value)
     assert "\n" not in message and message.startswith(f"dataset: tfds:{reader.parse(name)}: ")
     return message
 
 
 def same(data_dir: Path, name: str, train: Split, test: Split) -> None:
-    _, *found = reader.read(name, str(data_dir), download=False)
+    contents = reader.read(name, str(data_dir), download=False)
+    found = [contents.training, contents.test]
     assert [rows(split) for split in found] == [rows(train), rows(test)]
 
 
@@ -102,7 +104,7 @@ def test_images_are_read_as_they_were_in_the_archives(tmp_path, offline, name, w
     base = name.partition(":")[0]
     write(tmp_path / "downloads" / base, train, test)
     with archives.trusted(base):
-        assert reader.read(name, str(tmp_path), download=False)[0] == n_classes
+        assert reader.read(name, str(tmp_path), download=False).n_classes == n_classes
     shutil.rmtree(tmp_path / "downloads")
     same(tmp_path, name, train, test)
 
@@ -130,8 +132,9 @@ def test_imagenet_is_prepared_from_its_archives(tmp_path, offline):
     test = {f"ILSVRC2012_val_0000000{i}.JPEG": encoded((i, 9), i) for i in (3, 1, 2)}
     archives.imagenet2012(folder, train, test)
     with archives.trusted_by_hand("imagenet2012", folder):
-        n_classes, *found = reader.read("imagenet2012", str(tmp_path), download=False)
-    assert n_classes == 1000
+        contents = reader.read("imagenet2012", str(tmp_path), download=False)
+    assert contents.n_classes == 1000
+    found = [contents.training, contents.test]
     names = tfds.builder("imagenet2012", data_dir=str(tmp_path)).info.features["label"].names
     labels = (Path(tfds.__file__).parent / "datasets/imagenet2012/validation_labels.txt").read_text().split()
     read = []
@@ -158,7 +161,7 @@ def test_local_file_functions_stand_in_for_those_of_tensorflow(tmp_path, offline
         (tmp_path / "downloads/local" / split).mkdir(parents=True)
         for label in range(3):
             (tmp_path / "downloads/local" / split / f"{label}.png").write_bytes(image)
-    _, train, _ = reader.read("local:files", str(tmp_path), download=False)
+    train = reader.read("local:files", str(tmp_path), download=False).training
     assert sorted(train.labels.tolist()) == [0, 1, 2]
     np.testing.assert_array_equal(train.images, np.stack(3 * [np.asarray(Image.open(io.BytesIO(image)))]))
 
@@ -183,10 +186,10 @@ def test_tensorflow_is_used_where_it_is_installed(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow", Installed)
-        patch.setattr(prepare.importlib, "import_module", lambda name: sys.modules[name])
-        assert prepare._TENSORFLOW.image.decode_png(encoded((6, 4), 0, "PNG")).shape == (4, 6, 3)
+        patch.setattr(tfds_door.importlib, "import_module", lambda name: sys.modules[name])
+        assert tfds_door._TENSORFLOW.image.decode_png(encoded((6, 4), 0, "PNG")).shape == (4, 6, 3)
     with pytest.raises(ImportError, match=r"tensorflow\.io\.gfile\.copy is needed"):
-        prepare._TENSORFLOW.io.gfile.copy("a", "b")
+        tfds_door._TENSORFLOW.io.gfile.copy("a", "b")
 
 
 def test_missing_archives_are_said_with_every_way_to_supply_them(tmp_path):
@@ -345,7 +348,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_whole(tmp_path, m
     with archives.trusted("cifar10"):
         with monkeypatch.context() as patch:
             patch.setattr(extractor, "_copy", snapshots.before(extractor._copy))
-            patch.setattr(prepare, "_encode", snapshots.before(prepare._encode))
+            patch.setattr(tfds_door, "_encode", snapshots.before(tfds_door._encode))
             for owner, name in (
                 (tfds.core.writer.Writer, "finalize"),
                 (tfds.core.DatasetInfo, "write_to_directory"),
@@ -391,4 +394,88 @@ def test_two_processes_do_not_prepare_at_once(tmp_path, monkeypatch):
         prepare.prepare(builders[0], download=False)
         waiting.join()
     assert prepared == [builders[0]]
-    assert reader.read("cifar10", str(tmp_path), download=False)[0] == 10
+    assert reader.read("cifar10", str(tmp_path), download=False).n_classes == 10
+
+
+def test_archives_packed_anew_are_taken_where_that_is_asked_for_and_told_apart(tmp_path):
+    train, test = splits((32, 32, 3))
+    for where in ("published", "anew"):
+        archives.cifar10(tmp_path / where / "downloads/cifar10", train, test)
+    with archives.trusted("cifar10"):
+        published = sources.load("cifar10", data_dir=str(tmp_path / "published"))
+    anew = str(tmp_path / "anew")
+    assert "replace or remove it, or --config.data.verify=False takes it" in error_of("cifar10", anew)
+    lines = []
+    taken = sources.load("cifar10", sources.Options(verify=False), data_dir=anew, on_line=lines.append)
+    archive = f"{anew}/downloads/cifar10/{CIFAR10}"
+    said = f"tfds:cifar10: {archive} is not the archive that was published; it is taken, as data.verify=False says"
+    assert said in lines
+    assert rows(taken.train) == rows(published.train) and taken.fingerprint != published.fingerprint
+    where = f"{anew}/cifar10/3.0.2 was prepared from archives that are not the published ones"
+    assert where in taken.notes and not any("archives" in note for note in published.notes)
+    # What was made of them does not lose the mark with the archives, and is not taken unasked.
+    shutil.rmtree(tmp_path / "anew/downloads")
+    again = sources.load("cifar10", sources.Options(verify=False), data_dir=anew)
+    assert again.fingerprint == taken.fingerprint
+    assert f"{where}; --config.data.verify=False takes it, or remove it" in error_of("cifar10", anew)
+    # Where the archives are the published ones, not asking changes nothing.
+    unasked = sources.load("cifar10", sources.Options(verify=False), data_dir=str(tmp_path / "published"))
+    assert unasked.fingerprint == published.fingerprint
+
+
+def test_archives_put_there_by_hand_may_be_others_too(tmp_path):
+    folder = tmp_path / "downloads/imagenet2012"
+    train = {"n01739381": {"n01739381_1.JPEG": encoded((5, 9), 1), "n01739381_2.JPEG": encoded((5, 9), 2)}}
+    archives.imagenet2012(folder, train, {"ILSVRC2012_val_00000001.JPEG": encoded((4, 9), 3)})
+    assert "--config.data.verify=False takes it" in error_of("imagenet2012", tmp_path)
+    contents = reader.read("imagenet2012", str(tmp_path), verify=False)
+    assert "ILSVRC2012_img_train.tar" in contents.marks[0] and "ILSVRC2012_img_val.tar" in contents.marks[0]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_what_tfds_prints_comes_in_lines_of_ours(tmp_path, capfd, caplog, monkeypatch, found):
+    monkeypatch.setattr(tfds_door, "SECONDS_BETWEEN_LINES", 0.0)
+    train, test = splits((32, 32, 3))
+    if found:
+        archives.cifar10(tmp_path / "downloads/cifar10", train, test)
+    lines = []
+    with archives.trusted("cifar10"):
+        if found:
+            reader.read("cifar10", str(tmp_path), download=False, on_line=lines.append)
+        else:
+            error_of("cifar10", tmp_path, download=False)
+            with pytest.raises(SettingsError):
+                reader.read("cifar10", str(tmp_path), download=False, on_line=lines.append)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err, caplog.text) == ("", "", "")
+    assert all(line.startswith("tfds:cifar10: ") and "\n" not in line for line in lines)
+    assert lines[0].startswith(f"tfds:cifar10: preparing it once, in {tmp_path}/cifar10/3.0.2, from archives in ")
+    assert not any("ownloading" in line for line in lines)
+    if found:
+        assert "tfds:cifar10: prepared 23 examples of split train" in lines
+        assert "tfds:cifar10: reading the 23 records of split train; the next start need not" in lines
+        lines.clear()
+        reader.read("cifar10", str(tmp_path), on_line=lines.append)
+        assert lines == []
+
+
+def test_a_download_is_said(tmp_path, monkeypatch):
+    lines = []
+    archives.cifar10(tmp_path / "web", *splits((32, 32, 3)))
+    with Server(tmp_path / "web", monkeypatch):
+        reader.read("cifar10", str(tmp_path / "data"), on_line=lines.append)
+    assert [line for line in lines if line.startswith("tfds:cifar10: downloading http://127.0.0.1:")]
+
+
+def test_progress_is_told_every_few_seconds(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(tfds_door.time, "monotonic", lambda: now[0])
+    bar = tfds_door._Progress(lines.append, desc="Dl Size...", total=0, unit=" MiB")
+    with bar as inside:
+        inside.update_total(30)
+        for _ in range(25):
+            now[0] += 1
+            inside.update()
+        inside.refresh()
+    assert lines == ["downloaded 10 of 30 MiB", "downloaded 20 of 30 MiB"]
+    assert list(tfds_door._Progress(lines.append, [1, 2])) == [1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Encoded, Split, assemble, fingerprint
+from ssoup_jax.data.dataset import Contents, Encoded, Split, assemble, fingerprint
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
 
@@ -26,7 +26,7 @@ def numbered(n: int, n_classes: int = 3) -> Split:
 
 
 def make(n: int, seed: int = 42) -> sources.Dataset:
-    return assemble("toy", 3, numbered(n), numbered(5), transform=Transform(), split_seed=seed)
+    return assemble("toy", Contents(3, numbered(n), numbered(5)), transform=Transform(), split_seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def make(n: int, seed: int = 42) -> sources.Dataset:
         "cifar10",
         "cifar100",
         "npz:a",
+        "idx:a",
         "npz:~/some where/b.npz",
         "tfds:svhn_cropped",
         "tfds:imagenet_resized:32x32",
@@ -54,10 +55,20 @@ def test_known_names(name):
         ("digit", "did you mean 'digits'?"),
         ("CIFAR10", "did you mean 'cifar10'?"),
         ("cifar-100", "did you mean 'cifar100'?"),
-        ("imagenet", "allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, imagenet2012, npz:PATH"),
+        (
+            "imagenet",
+            "allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, imagenet2012, npz:PATH, idx:",
+        ),
         ("digits:2", "unknown value 'digits:2'"),
         ("", "unknown value ''"),
         ("npz:", "npz:PATH"),
+        ("idx:", "idx:FOLDER"),
+        ("NPZ:a.npz", "did you mean 'npz:a.npz'?"),
+        ("floder:/data/own", "did you mean 'folder:/data/own'?"),
+        ("tdfs:mnist", "did you mean 'tfds:mnist'?"),
+        ("/data/own.npz", "did you mean 'npz:/data/own.npz'?"),
+        ("data/own", "did you mean 'folder:data/own'?"),
+        ("svhn", "did you mean 'svhn_cropped'?"),
         ("npz", "npz:PATH"),
         ("tfds:", "tfds:NAME or tfds:NAME:CONFIG"),
         ("tfds:a b", "found 'tfds:a b'"),
@@ -167,7 +178,7 @@ def test_encoded_images_are_told_apart_by_their_files_order_labels_and_view():
     def make(files="a", seed=0, labels=0, size=32):
         training, test = (Split(Encoded(Stored(files), np.arange(n)), np.full(n, labels, np.int32)) for n in (20, 5))
         view = View(size, size)
-        return assemble("toy", 3, training, test, transform=Transform(), split_seed=seed, view=view)
+        return assemble("toy", Contents(3, training, test), transform=Transform(), split_seed=seed, view=view)
 
     variants = [make(), make(files="b"), make(seed=1), make(labels=1), make(size=64)]
     assert len({one.fingerprint for one in variants}) == len(variants)
@@ -197,9 +208,64 @@ def test_a_dataset_is_immutable():
 )
 def test_unusable_data_are_one_clear_line(n_classes, n_train, n_test, says):
     with pytest.raises(SettingsError) as error:
-        assemble("toy", n_classes, numbered(n_train), numbered(n_test), transform=Transform(), split_seed=42)
+        contents = Contents(n_classes, numbered(n_train), numbered(n_test))
+        assemble("toy", contents, transform=Transform(), split_seed=42)
     assert str(error.value) == f"dataset: toy: {says}"
 
 
 def test_transforms_belong_to_known_names():
     assert set(TRANSFORMS) <= set(sources.ALIASES)
+
+
+def test_a_line_on_the_data():
+    data = sources.load("digits")
+    counts = np.bincount(data.train.labels)
+    fewest, most = counts.argmin(), counts.argmax()
+    assert data.describe() == (
+        f"digits: images of 8 x 8 x 1, values 0 to 255; 1293 training, 144 validation and 360 test images; 10 classes "
+        f"of {counts[fewest]} ('{fewest}') to {counts[most]} ('{most}') training images"
+    )
+    assert (data.classes, data.notes) == (tuple("0123456789"), ())
+    same = dataclasses.replace(data, n_classes=2, train=Split(data.train.images[:4], np.array([0, 1, 1, 0])))
+    assert same.describe().endswith("2 classes of 2 training images each")
+    unnamed = dataclasses.replace(data, classes=None)
+    assert f"10 classes of {counts[fewest]} (label {fewest}) to" in unnamed.describe()
+
+
+def test_the_data_of_stored_results_keep_their_fingerprints(tmp_path):
+    assert sources.load("digits").fingerprint == "bb41069d16a85124fabfb7ef8aa992b7c3d861cb4fa7e3e2f433d64f06235f86"
+    grey = (np.arange(12 * 4 * 5) % 251).astype(np.uint8).reshape(12, 4, 5)
+    own = {"x_train": grey, "y_train": np.arange(12) % 3, "x_test": grey[3:9], "y_test": np.arange(6) % 3}
+    np.savez(tmp_path / "own.npz", **own)
+    expected = "da7cd3d666f37734d065ca04062d4b5fc5f2e59664f521c5167aa85dd9bf3a15"
+    assert sources.load(f"npz:{tmp_path}/own.npz").fingerprint == expected
+
+
+def test_settings_of_the_transform_are_part_of_the_fingerprint():
+    def fingerprint(**options):
+        return sources.load("digits", sources.Options(**options)).fingerprint
+
+    plain = fingerprint()
+    assert plain == fingerprint(pad=0, flip=False, rotate_degrees=0.0, mean=(0.0,), std=(1.0,), layout="NHWC")
+    variants = [
+        {"pad": 1},
+        {"flip": True},
+        {"rotate_degrees": 5.0},
+        {"mean": (0.5,)},
+        {"std": (0.5,)},
+        {"n_classes": 11},
+    ]
+    assert len({plain, *(fingerprint(**variant) for variant in variants)}) == 1 + len(variants)
+    assert sources.load("digits", sources.Options(flip=True)).transform == Transform(flip=True)
+
+
+def test_a_layout_is_of_arrays():
+    with pytest.raises(SettingsError, match=r"^data.layout: found 'NCHW'; images of digits are NHWC"):
+        sources.load("digits", sources.Options(layout="NCHW"))
+
+
+def test_more_classes_than_the_data_have_are_numbered():
+    data = sources.load("digits", sources.Options(n_classes=12))
+    assert (data.n_classes, data.classes, data.notes) == (12, (*"0123456789", "10", "11"), ())
+    with pytest.raises(SettingsError, match=r"^data.n_classes: found 9; the data have 10$"):
+        sources.load("digits", sources.Options(n_classes=9))

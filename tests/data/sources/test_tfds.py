@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssoup_jax.data import sources
 from ssoup_jax.data.augment import TRANSFORMS, Transform
-from ssoup_jax.data.dataset import Encoded
+from ssoup_jax.data.dataset import Contents, Encoded, Split
 from ssoup_jax.data.sources import tfds as reader
 from ssoup_jax.errors import RunError, SettingsError
 from tests.data import archives
@@ -42,6 +42,7 @@ CASES = (
     "one_class",
     "unlabelled_test",
     "secret_test",
+    "both",
     "two_shapes",
     "no_image",
 )
@@ -71,6 +72,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
             "no_test": ["train"],
             "only_test": ["test"],
             "secret_test": ["train", "test", "validation"],
+            "both": ["train", "test", "validation"],
         }
         return {
             split: self._generate_examples(split) for split in names.get(self.builder_config.name, ["train", "test"])
@@ -121,6 +123,10 @@ def published(tmp_path_factory):
             sources.load(name, data_dir=str(data_dir))
     shutil.rmtree(data_dir / "downloads")
     return data_dir, originals
+
+
+def splits_of(contents: Contents) -> list[Split]:
+    return [contents.training, contents.test]
 
 
 def error_of(name: str, data_dir: Path) -> str:
@@ -201,8 +207,21 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path):
     assert reader.Records(str(folder), "train", "image", "").read(int(found[1])) == b"no image"
 
 
+def test_validation_images_that_are_not_used_are_said(tmp_path):
+    used = "the split validation is not used: a tenth of train validates"
+    assert used in reader.read("toy:both", str(tmp_path)).notes
+    for config in ("validation", "secret_test"):
+        assert reader.read(f"toy:{config}", str(tmp_path)).notes == ()
+
+
+def test_the_names_of_the_classes(published, tmp_path):
+    data = sources.load("cifar10", data_dir=str(published[0]))
+    assert data.classes[:3] == ("airplane", "automobile", "bird") and len(data.classes) == 10
+    assert reader.read("toy:ragged", str(tmp_path)).classes == ("0", "1", "2")
+
+
 def test_test_images_whose_labels_are_secret_give_way_to_validation_images(tmp_path):
-    _, _, test = reader.read("toy:secret_test", str(tmp_path))
+    test = reader.read("toy:secret_test", str(tmp_path)).test
     np.testing.assert_array_equal(test.labels, test.images[:, 0, 0, 0] // 20 % 3)
 
 
@@ -230,8 +249,9 @@ def decoded(split) -> list[tuple[tuple[int, ...], int, int]]:
 
 
 def test_images_without_one_size_stay_encoded(tmp_path):
-    n_classes, train, test = reader.read("toy:ragged", str(tmp_path))
-    assert n_classes == 3
+    contents = reader.read("toy:ragged", str(tmp_path))
+    assert contents.n_classes == 3
+    train, test = contents.training, contents.test
     for split, more in ((train, 1), (test, 0)):
         assert isinstance(split.images, Encoded) and split.labels.dtype == np.int32
         expected = [((5 if i == 9 else 4, 6, 3), 20 * i + more, i % 3) for i in range(10)]
@@ -242,7 +262,7 @@ def test_images_without_one_size_stay_encoded(tmp_path):
 
 
 def test_encoded_images_travel_and_are_read_by_many_threads(tmp_path):
-    _, train, _ = reader.read("toy:ragged", str(tmp_path))
+    train = reader.read("toy:ragged", str(tmp_path)).training
     expected = decoded(train)
     with ThreadPoolExecutor(8) as pool:
         travelled = pickle.loads(pickle.dumps(train))  # has opened nothing yet
@@ -253,7 +273,7 @@ def test_encoded_images_travel_and_are_read_by_many_threads(tmp_path):
 
 def test_the_fingerprint_of_encoded_images_is_that_of_the_data_set(tmp_path):
     first, moved = (
-        [split.images.files.fingerprint for split in reader.read("toy:ragged", str(tmp_path / where))[1:]]
+        [split.images.files.fingerprint for split in splits_of(reader.read("toy:ragged", str(tmp_path / where)))]
         for where in ("a", "b")
     )
     assert first == moved and first[0] != first[1]
@@ -266,7 +286,7 @@ def test_the_fingerprint_of_encoded_images_is_that_of_the_data_set(tmp_path):
 
 
 def test_an_encoded_image_that_is_gone_is_one_clear_line(tmp_path):
-    _, train, _ = reader.read("toy:ragged", str(tmp_path))
+    train = reader.read("toy:ragged", str(tmp_path)).training
     (records,) = tmp_path.glob("toy/ragged/1.0.0/*train.array_record*")
     records.unlink()
     with pytest.raises(RunError, match=r"^record 3 of split train in .*: cannot be read \(") as error:
@@ -282,7 +302,7 @@ def test_records_are_read_once(tmp_path, monkeypatch, config):
 
     def read() -> list[str]:
         opened.clear()
-        found.append([split.labels.tolist() for split in reader.read(f"toy:{config}", str(tmp_path))[1:]])
+        found.append([split.labels.tolist() for split in splits_of(reader.read(f"toy:{config}", str(tmp_path)))])
         return list(opened)
 
     found, test = [], "validation" if config == "validation" else "test"
@@ -304,8 +324,9 @@ def test_records_are_read_once(tmp_path, monkeypatch, config):
 
 def test_decoded_copies_are_those_of_the_images(published):
     for _ in range(2):
-        _, train, test = reader.read("mnist", str(published[0]))
-        assert [rows(train), rows(test)] == [rows(split) for split in published[1]["mnist"]]
+        assert [rows(split) for split in splits_of(reader.read("mnist", str(published[0])))] == [
+            rows(split) for split in published[1]["mnist"]
+        ]
     assert list(published[0].rglob("mnist/*/ssoup_jax-test.arrays"))
 
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from ssoup_jax.models import CONVOLUTIONS
+from ssoup_jax.models.ops.convolution import UNROLLED
 
 PLAIN = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
 OURS = [name for name in CONVOLUTIONS if name != "lax"]
@@ -168,6 +169,41 @@ def test_unroll_makes_one_convolution_per_member(sizes):
     assert len(found) == 3 * np.prod(sizes)
     assert {(p["feature_group_count"], p["batch_group_count"]) for p in found} == {(1, 1)}
     compare(mapped, *args)
+
+
+@pytest.mark.parametrize(("axis_name", "unrolled"), [(UNROLLED, True), (None, False), ("member", False)])
+def test_plain_makes_one_convolution_per_member_under_the_axis_of_that_name(axis_name, unrolled):
+    geometry = GEOMETRIES["3x3 stride 2, odd"]
+
+    def mapped(name):
+        function = outputs_and_gradients(name, geometry)
+        return jax.vmap(function, **({} if axis_name is None else {"axis_name": axis_name}))
+
+    args = operands(geometry, (3,))
+    found = list(convolutions_in(jax.make_jaxpr(mapped("plain"))(*args).jaxpr))
+    assert len(found) == (9 if unrolled else 3)
+    grouped = {(p["feature_group_count"], p["batch_group_count"]) for p in found} != {(1, 1)}
+    assert grouped == (not unrolled)
+    compare(mapped, *args)
+
+
+def test_the_axis_is_seen_through_a_loop_and_a_function_of_its_own():
+    geometry = GEOMETRIES["3x3"]
+
+    @jax.jit
+    def descent(x, kernel):
+        def body(kernel, _):
+            loss = jax.checkpoint(lambda kernel: jnp.sum(jnp.sin(call("plain", geometry, x, kernel))))
+            return kernel - 1e-3 * jax.grad(loss)(kernel), ()
+
+        return lax.scan(body, kernel, length=2)[0]
+
+    args = operands(geometry, (3,))
+    # What was traced without the axis does not serve under it, nor the other way round.
+    for axis_name, grouped in ((None, True), (UNROLLED, False), (None, True)):
+        mapped = jax.vmap(descent, **({} if axis_name is None else {"axis_name": axis_name}))
+        found = list(convolutions_in(jax.make_jaxpr(mapped)(*args).jaxpr))
+        assert ({p["feature_group_count"] for p in found} != {1}) == grouped
 
 
 @pytest.mark.parametrize("name", OURS)

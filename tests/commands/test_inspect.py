@@ -10,22 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssoup_jax import inspect
-from ssoup_jax.experiment.plan import Stage
+from ssoup_jax.commands import inspect
 from ssoup_jax.storage import lock, manifest
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.storage.store import Artifact, Store
-from ssoup_jax.training.state import Variables
+from ssoup_jax.storage.layout import Workdir
+from ssoup_jax.storage.store import Store
+from tests.experiment import tiny
 
-ROOT = Path(__file__).parents[1]
-DENSE = Stage("Dense", 0, None, (), "{}")
-MEMBERS = [Stage("IMP", 1, value, (DENSE,), str(value)) for value in range(2)]
-SOUP = Stage("Ensemble", 1, None, tuple(MEMBERS), "")
-
-
-def artifact(**record):
-    params = {"w": np.ones(1000, np.float32)}
-    return Artifact(Variables(params, {}), {"w": np.ones(1000, bool)}, record)
+ROOT = Path(__file__).parents[2]
+PLAN = tiny.plan(n_phases=1)
+DENSE, (MEMBERS,), (SOUP,) = PLAN.dense, map(list, PLAN.candidates), PLAN.soups
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +28,11 @@ def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("made")
     store = Store(workdir)
     for stage, value in ((DENSE, None), (MEMBERS[0], 0)):
-        store.begin(stage)
-        store.finish(
-            stage,
-            artifact(split_val=value, metrics={"test": {"accuracy": 0.75}}, sparsity={"prunable": 0.5}),
-        )
-    (store.begin(MEMBERS[1]) / "metrics.jsonl").write_text("{}\n")
-    checkpoints = Checkpoints(store.checkpoints(MEMBERS[1:]))
+        store.begin(stage.name)
+        record = {"split_val": value, "metrics": {"test": {"accuracy": 0.75}}, "sparsity": {"prunable": 0.5}}
+        store.finish([stage.name], [{"w": np.ones(1000, np.float32)}], [record])
+    (store.begin(MEMBERS[1].name) / "metrics.jsonl").write_text("{}\n")
+    checkpoints = Checkpoints(store.checkpoints([MEMBERS[1].name]))
     for step in (10, 20):
         checkpoints.save(step, {"w": np.ones(3)}, {"stages": [MEMBERS[1].name], "n_steps": 63})
     checkpoints.close()
@@ -75,7 +67,7 @@ def test_every_stage_is_told_with_its_figures(workdir):
 
 
 def test_a_stage_whose_process_lives_is_running(workdir, capsys):
-    with lock.hold(workdir / "locks", [MEMBERS[1].name], pytest.fail):
+    with lock.hold([Workdir(workdir).lock(MEMBERS[1].name)], pytest.fail):
         assert by_name(inspect.survey(workdir))[MEMBERS[1].name].state == "running"
         code, printed, _ = call(capsys, workdir)
     assert code == 0
@@ -83,7 +75,7 @@ def test_a_stage_whose_process_lives_is_running(workdir, capsys):
 
 
 def test_a_stage_without_checkpoint_has_begun_too(workdir):
-    Store(workdir).begin(SOUP)
+    Store(workdir).begin(SOUP.name)
     assert by_name(inspect.survey(workdir))[SOUP.name] == inspect.Found(SOUP.name, "Ensemble", 1, state="stopped")
 
 

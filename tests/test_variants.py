@@ -1,12 +1,13 @@
 """The members' values."""
 
+import ast
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssoup_jax import splits
+from ssoup_jax import variants
 from ssoup_jax.errors import SettingsError
 
 WHOLE = {"pruned_seed": 0, "retrain_length": 1}
@@ -29,18 +30,18 @@ RATES = ("weight_decay", "retrain_schedule")
     ],
 )
 def test_a_value_gets_its_type(ensemble_by, value, expected):
-    found = splits.check("split_vals", value, ensemble_by)
+    found = variants.check("split_vals", value, ensemble_by)
     assert (found, type(found)) == (expected, type(expected))
-    assert splits.check("split_vals", found, ensemble_by) == found
+    assert variants.check("split_vals", found, ensemble_by) == found
 
 
-NOT_NUMBERS = [None, "3", True, [1], (1,), math.nan, math.inf, -math.inf, 1j]
+NOT_NUMBERS = [None, "3", "CLR", True, [1], (1,), math.nan, math.inf, -math.inf, 1j]
 
 
 @pytest.mark.parametrize(
     ("ensemble_by", "value"),
     [
-        *((by, value) for by in splits.ENSEMBLE_BY for value in (*NOT_NUMBERS, -1, -0.5, 10**400)),
+        *((by, value) for by in variants.VARIANTS for value in (*NOT_NUMBERS, -1, -0.5, 10**400)),
         *((by, value) for by in WHOLE for value in (0.5, 2.5, 2**31)),
         ("retrain_length", 0),
         ("retrain_schedule", 0),
@@ -50,7 +51,7 @@ NOT_NUMBERS = [None, "3", True, [1], (1,), math.nan, math.inf, -math.inf, 1j]
 @pytest.mark.parametrize("setting", ["split_vals", "split_val"])
 def test_a_value_that_is_not_allowed(setting, ensemble_by, value):
     with pytest.raises(SettingsError) as error:
-        splits.check(setting, value, ensemble_by)
+        variants.check(setting, value, ensemble_by)
     message = str(error.value)
     assert message.startswith(f"{setting}: found {value!r}; with ensemble_by={ensemble_by!r} it is a")
     assert "\n" not in message
@@ -59,7 +60,7 @@ def test_a_value_that_is_not_allowed(setting, ensemble_by, value):
 @settings(max_examples=50, deadline=None)
 @given(m=st.integers(1, 20))
 def test_seeds_count_up_from_zero(m):
-    assert splits.complete("pruned_seed", None, m, 0) == tuple(range(m))
+    assert variants.complete("pruned_seed", None, m, 0) == tuple(range(m))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_seeds_count_up_from_zero(m):
     ],
 )
 def test_complete_values(arguments, expected):
-    found = splits.complete(*arguments)
+    found = variants.complete(*arguments)
     assert found == expected
     assert list(map(type, found)) == list(map(type, expected))
 
@@ -100,5 +101,33 @@ def test_complete_values(arguments, expected):
 )
 def test_values_that_do_not_fit(arguments, expected):
     with pytest.raises(SettingsError, match=f"^{expected}") as error:
-        splits.complete(*arguments)
+        variants.complete(*arguments)
     assert "\n" not in str(error.value)
+
+
+BASE = {"seed": 0, "weight_decay": 1e-4, "n_epochs": 5, "schedule": "ALLR", "peak": None}
+
+
+@pytest.mark.parametrize(
+    ("ensemble_by", "split_val", "changed"),
+    [
+        ("pruned_seed", 2, {"seed": 2}),
+        ("weight_decay", 0.0, {"weight_decay": 0.0}),
+        ("retrain_length", 7, {"n_epochs": 7}),
+        ("retrain_schedule", 0.05, {"peak": 0.05, "schedule": "LLR"}),
+    ],
+)
+def test_a_value_takes_the_place_of_one_hyperparameter(ensemble_by, split_val, changed):
+    before = dict(BASE)
+    assert variants.apply(ensemble_by, split_val, BASE) == BASE | changed
+    assert before == BASE
+
+
+@pytest.mark.parametrize("ensemble_by", variants.VARIANTS)
+def test_each_variant_allows_its_own_example_and_says_what_it_is(ensemble_by):
+    variant = variants.VARIANTS[ensemble_by]
+    values = ast.literal_eval(variant.example)
+    assert variants.complete(ensemble_by, values, None, None) == values
+    assert all(type(value) is variant.type for value in values)
+    assert variant.sets in BASE
+    assert variant.implies.keys() <= BASE.keys()

@@ -13,21 +13,22 @@ from safetensors.torch import save_file
 from torch.nn.utils import prune
 
 from ssoup_jax import models
-from ssoup_jax.experiment.plan import Stage
+from ssoup_jax.experiment import artifacts
+from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.interop import __main__ as command
 from ssoup_jax.interop import pytorch
 from ssoup_jax.interop.state_dict import from_state_dict
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import selectors
-from ssoup_jax.pruning.prunable import full_mask
+from ssoup_jax.pruning.masks import full_mask
 from ssoup_jax.pruning.transform import apply_mask
-from ssoup_jax.storage.store import Artifact, Store
-from ssoup_jax.training.state import Variables
+from ssoup_jax.storage.store import Store
 from tests.interop import twins
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 IMAGE = (8, 8, 1)
 MODEL = {"arch": "ResNet8", "n_classes": 10, "image_shape": IMAGE}
-STAGE = Stage("Ensemble", 1, None, (), "{}")
+NAME = "phase1-soup-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +37,16 @@ def stored(tmp_path_factory):
     state = {name: value.numpy() for name, value in twins.make("ResNet8", image_shape=IMAGE)[0].state_dict().items()}
     params, batch_stats = from_state_dict(models.build("ResNet8", 10, IMAGE), IMAGE, state)
     mask = selectors.select("global", params, full_mask(params), 0.8, jax.random.key(0))
-    artifact = Artifact(Variables(apply_mask(params, mask), batch_stats), mask, {"model": MODEL})
+    artifact = Artifact(Variables(apply_mask(params, mask), {"batch_stats": batch_stats}), mask, {"model": MODEL})
     store = Store(tmp_path_factory.mktemp("store"))
-    store.begin(STAGE)
-    store.finish(STAGE, artifact)
-    return artifact, store.path(STAGE)
+    store.begin(NAME)
+    store.finish([NAME], [artifacts.to_tree(artifact)], [artifact.record])
+    return artifact, store.path(NAME)
 
 
 def run(capsys, *arguments):
     """Runs a command in this process; returns its exit code, output and errors."""
-    code = 0
-    try:
-        command.main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        code = exit_.code
+    code = command.main([str(argument) for argument in arguments])
     return code, *capsys.readouterr()
 
 
@@ -62,7 +59,7 @@ def test_a_soup_is_exported_bit_for_bit(stored, tmp_path, capsys, suffix, pruned
     assert (code, errors) == (0, "")
     found = pytorch.variables_from(pytorch.read(out), models.build("ResNet8", 10, IMAGE), IMAGE)
     mask = artifact.mask if pruned else full_mask(artifact.mask)
-    wanted = artifact.variables.params, artifact.variables.batch_stats, mask
+    wanted = artifact.variables.params, artifact.variables.collections["batch_stats"], mask
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert "fits: ResNet8 with 10 classes on 8x8x1 images" in printed
@@ -82,7 +79,7 @@ def test_an_exported_soup_computes_the_same_in_pytorch(stored, tmp_path, capsys,
     twin.load_state_dict(torch.load(tmp_path / "soup.pt", weights_only=True), strict=True)
     images = np.random.default_rng(0).normal(size=(5, *IMAGE)).astype(np.float32)
     model = models.build("ResNet8", 10, IMAGE)
-    ours = jax.jit(lambda variables: model.apply(variables, images, train=False))(artifact.variables.collections())
+    ours = jax.jit(lambda variables: model.apply(variables, images, train=False))(artifact.variables.as_flax())
     # A few dozen float32 roundings of logits that are about 1.
     np.testing.assert_allclose(twins.logits(twin, images), ours, rtol=1e-5, atol=2e-6)
 

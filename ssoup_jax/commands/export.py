@@ -1,0 +1,54 @@
+"""`python -m ssoup_jax.interop export`: writes a stored model for PyTorch."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import jax
+
+from ssoup_jax import models
+from ssoup_jax.commands.command_line import Parser
+from ssoup_jax.commands.show import FORMATS, summarise
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.experiment import artifacts
+from ssoup_jax.interop import pytorch
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.storage import store
+
+
+def describe(parser: Parser) -> None:
+    """Tells a parser of the command's arguments."""
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a folder under <workdir>/artifacts")
+    parser.add_argument("out", type=Path, metavar="OUT", help=FORMATS)
+    parser.add_argument(
+        "--pruned", action="store_true", help="weights and masks apart, as torch.nn.utils.prune has them"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: Namespace) -> int:
+    export(options.artifact, options.out, options.pruned)
+    return 0
+
+
+def export(artifact: Path, out: Path, pruned: bool) -> None:
+    """Writes the model of a finished stage for PyTorch.
+
+    Args:
+        artifact: its folder in the store.
+        out: the file.
+        pruned: see `pytorch.write`.
+
+    Raises:
+        UserError: no artifact, or the file cannot be written.
+    """
+    described = store.read_record(artifact).get("model")
+    if described is None:
+        raise SettingsError(f"{artifact}: its record does not say which model it is; it was stored by an older version")
+    image_shape = tuple(described["image_shape"])
+    model = models.build(described["arch"], described["n_classes"], image_shape)
+    params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
+    like = Variables(params, {"batch_stats": batch_stats})
+    found = artifacts.from_tree(*store.load(artifact, artifacts.like(like)))
+    params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
+    pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned)
+    summarise(pytorch.read(out), image_shape)

@@ -1,0 +1,53 @@
+"""What a finished stage leaves behind, and how it is stored."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning import masks
+from ssoup_jax.trees import PyTree
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a finished stage leaves behind.
+
+    Attributes:
+        variables: the model's parameters and BatchNorm statistics.
+        mask: structure and shapes of the params; False where a weight is pruned, None where none ever is.
+        record: everything else, JSON-ready: metrics, sparsity, cost, training history.
+    """
+
+    variables: Variables
+    mask: PyTree
+    record: dict[str, Any]
+
+
+def to_tree(artifact: Artifact) -> PyTree:
+    """Returns the arrays of an artifact as they are stored."""
+    variables = artifact.variables
+    return {**variables.as_flax(), "mask": masks.dense_form(artifact.mask, variables.params)}
+
+
+def from_tree(tree: PyTree, record: dict[str, Any]) -> Artifact:
+    """Makes an artifact of what was stored; the inverse of `to_tree`."""
+    collections = dict(tree)
+    params, stored = collections.pop("params"), collections.pop("mask")
+    return Artifact(Variables(params, collections), masks.from_dense_form(stored, masks.full_mask(params)), record)
+
+
+def like(variables: Variables) -> PyTree:
+    """Returns the shapes and dtypes of what `to_tree` stores.
+
+    Args:
+        variables: arrays or shapes of the model's variables.
+    """
+
+    def shape(leaf, dtype=None):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype)
+
+    mask = jax.tree.map(lambda leaf: shape(leaf, np.bool_), variables.params)
+    return {**jax.tree.map(shape, variables.as_flax()), "mask": mask}

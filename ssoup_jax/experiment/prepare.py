@@ -1,0 +1,96 @@
+"""Makes what the stages work with: the network, the data on the device or streamed to it, a model that is given."""
+
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+
+from ssoup_jax import models
+from ssoup_jax.config import Settings
+from ssoup_jax.data.dataset import Dataset
+from ssoup_jax.data.feeds import Feed, resident
+from ssoup_jax.data.streaming import Streaming
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.context import Context
+from ssoup_jax.interop import pytorch
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.pruning import masks
+from ssoup_jax.report.console import Console
+from ssoup_jax.stack import memory
+from ssoup_jax.training import evaluate
+from ssoup_jax.training.classify import Classifier
+from ssoup_jax.training.measured import Remembered
+
+# Images of one block on their way to the device; a few such blocks are there at a time.
+STREAMED_BLOCK_BYTES = 64 * 2**20
+
+
+def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None) -> Context:
+    """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
+
+    Args:
+        settings: the experiment's.
+        dataset: its data.
+        console: where progress is shown.
+        choices: which executor was the fastest for earlier stacks.
+
+    Raises:
+        SettingsError: the network does not fit the images, the file or a pattern of parameters not the network, or a
+            batch not the training split.
+    """
+    n_train = len(dataset.train.labels)
+    if settings.batch_size > n_train:
+        raise SettingsError(f"batch_size: found {settings.batch_size}; the training split has only {n_train} images")
+    dtype = jnp.bfloat16 if settings.use_amp else jnp.float32
+    model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
+    classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    imported = None if settings.init_from is None else _import(settings.init_from, classifier)
+    feed = _feed(settings, dataset, console)
+    shape = "x".join(map(str, dataset.image_shape))
+    context = Context(
+        classifier=classifier,
+        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}",
+        feed=feed,
+        classes=dataset.classes,
+        execution=settings.execution,
+        evaluated=evaluate.splits(settings.evaluate_train, feed),
+        console=console,
+        choices=choices,
+        imported=imported,
+    )
+    masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)
+    return context
+
+
+def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:
+    """Keeps the images on the device if they fit, and streams them to it otherwise."""
+    wanted, n_bytes, free = settings.data.on_device, dataset.nbytes, memory.free_bytes()
+    if wanted and n_bytes is None:
+        raise SettingsError("data.on_device: found True; images of different sizes can only be streamed to the device")
+    if wanted and free is not None and n_bytes > free:
+        raise SettingsError(
+            f"data.on_device: found True; the images take {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free"
+        )
+    if n_bytes is not None and (wanted or (wanted is None and memory.data_fits(n_bytes, free))):
+        return resident(dataset)
+    image_bytes = math.prod(dataset.image_shape) * settings.batch_size
+    workers = (os.cpu_count() or 1) if settings.data.workers is None else settings.data.workers
+    size = "images of different sizes" if n_bytes is None else f"{n_bytes / 1e9:.2f} GB of images"
+    console.line(f"data: {size} are streamed to the device by {workers} threads")
+    return Streaming(
+        dataset,
+        dataset.view,
+        workers=workers,
+        steps_per_block=max(1, min(64, STREAMED_BLOCK_BYTES // image_bytes)),
+        skip_undecodable=settings.data.skip_undecodable,
+    )
+
+
+def _import(path: str, classifier: Classifier) -> Artifact:
+    """Reads a dense model from a PyTorch file."""
+    checkpoint = pytorch.read(path)
+    found = jax.device_get(pytorch.variables_from(checkpoint, classifier.model, classifier.image_shape))
+    params, batch_stats, mask = found
+    return Artifact(Variables(params, {"batch_stats": batch_stats}), mask, {"file": path, "sha256": checkpoint.sha256})

@@ -1,0 +1,35 @@
+"""What is trained: a loss, an optimizer and the figures to report, as pure functions of one member."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from ssoup_jax.trees import PyTree
+
+Loss = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
+"""`(params, collections, batch, key) -> (loss [], (new collections, figures []))`, in train mode."""
+
+Moments = Callable[[PyTree, PyTree, PyTree, jax.Array], PyTree]
+"""`(params, collections, batch, key) -> what this batch alone would make of the collections`, in train mode."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the members of a stack are trained on.
+
+    Programs are compiled once for a task, so make it once; tasks are equal if their functions are.
+
+    Attributes:
+        loss: mean loss of a batch, what training changes beside the parameters, and figures by name. A batch is any
+            pytree with leaves `[B, ...]`; the key is a typed PRNG key `[]`, another one at every step.
+        optimizer: makes the optimizer of one step from its hyperparameters by name, float32 `[]`, such as
+            `learning_rate`: traced values, so that members may differ in them. The structure of its state must not
+            depend on them. It need not know of masks.
+        moments: for exact recalibration; None: there is nothing to recalibrate.
+    """
+
+    loss: Loss
+    optimizer: Callable[..., optax.GradientTransformation]
+    moments: Moments | None = None

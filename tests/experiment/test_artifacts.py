@@ -1,0 +1,39 @@
+"""An artifact is stored in one form, which older workdirs have too."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssoup_jax.experiment import artifacts
+from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.models.variables import Variables
+from ssoup_jax.storage import store
+
+STORED = Path(__file__).parents[1] / "storage/stored/dense-0000000000000000"
+
+
+def test_what_is_stored_comes_back():
+    params = {"fc": {"kernel": np.ones((2, 3), np.float32), "bias": np.zeros(3, np.float32)}}
+    mask = {"fc": {"kernel": np.array([[True, False, True], [True, True, False]]), "bias": None}}
+    artifact = Artifact(
+        Variables(params, {"batch_stats": {"bn": {"mean": np.ones(3, np.float32)}}}), mask, {"stage": "Dense"}
+    )
+    tree = artifacts.to_tree(artifact)
+    assert artifacts.from_tree(tree, artifact.record) == artifact
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), artifacts.like(artifact.variables))
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_an_artifact_stored_by_version_0_1_is_read():
+    def shape(*lengths):
+        return jax.ShapeDtypeStruct(lengths, np.float32)
+
+    like = Variables(
+        {"fc": {"kernel": shape(2, 3), "bias": shape(3)}}, {"batch_stats": {"bn": {"mean": shape(1), "var": shape(1)}}}
+    )
+    artifact = artifacts.from_tree(*store.load(STORED, artifacts.like(like)))
+    np.testing.assert_array_equal(artifact.variables.params["fc"]["bias"], np.array([1e-3, -1, 2], np.float32))
+    np.testing.assert_array_equal(artifact.mask["fc"]["kernel"], [[True, False, True], [True, True, False]])
+    assert artifact.variables.collections["batch_stats"]["bn"]["var"] == 2
+    assert artifact.record["stage"] == "Dense"
