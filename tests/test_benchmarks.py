@@ -1,11 +1,12 @@
 """The benchmarks' commands run and leave a table and its figures behind; how fast anything is, is not tested."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from benchmarks import experiment, reference_experiment, step
+from benchmarks import experiment, reference_experiment, step, tpu_program
 from ssoup_jax.data import sources
 from tests.interop import twins
 
@@ -73,3 +74,20 @@ def test_both_sides_of_the_experiment_learn_the_digits(tmp_path):
         # Either side reaches about 97 %; a mistake in the pipeline, such as a wrong mask, leaves far less.
         assert min(run["dense"], run["soup"]) > 0.93, name
         assert name in table
+
+
+def test_copies_of_all_images_are_found_in_a_compiled_program():
+    text = """
+      %p = u8[50000,3072]{1,0:T(8,128)(4,1)} parameter(0)
+      %copy.1 = u8[50000,32,32,3]{3,2,1,0} copy(%p)
+      ROOT %gathered = u8[128,3072]{1,0} gather(%p, %i)
+    """
+    assert tpu_program.copied_images(text) == ["copy u8[50000,32,32,3]"]
+
+
+def test_a_program_for_a_tpu_asks_for_what_compiles_it_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    assert tpu_program.main(["--topology", "v5e:2x4"]) == 2
+    assert "requirements-tpu.txt" in capsys.readouterr().err
+    assert tpu_program.main(["--topology", "v5f:2x4"]) == 2
+    assert "did you mean 'v5p:2x4'" in capsys.readouterr().err
