@@ -21,8 +21,10 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
     Returns:
         The soup, leaves `[...]`; host arrays stay on the host.
     """
-    # Relative to their mean, so that weights that are equal are exactly 1 and the soup is the plain mean, bit for bit.
-    shares = np.array(list(weights.values())) / np.mean(list(weights.values()))
+    # Relative to the largest first: weights that are equal are exactly 1 then, whatever their sum rounds to, and the
+    # soup is the plain mean, bit for bit.
+    shares = np.array(list(weights.values())) / max(weights.values())
+    shares /= np.mean(shares)
     places = np.array(list(weights))
 
     def weighted(leaf: jax.Array) -> jax.Array:

@@ -60,6 +60,15 @@ def test_equal_weights_give_the_plain_mean_bit_for_bit_on_a_device(places):
     assert_same(found, trees.mean(trees.member(stack, np.array(places))))
 
 
+@settings(max_examples=50, deadline=None)
+@given(case=chosen(), seed=st.integers(0, 2**31), weight=st.floats(1e-3, 1e3))
+def test_equal_weights_of_any_size_give_the_plain_mean_bit_for_bit_in_float64_too(case, seed, weight):
+    m, places = case
+    stack = jax.tree.map(np.float64, candidates(seed, m)[0])
+    found = average(stack, dict.fromkeys(places, weight))
+    assert_same(found, jax.tree.map(lambda leaf: np.mean(leaf[places], axis=0), stack))
+
+
 @settings(max_examples=40, deadline=None)
 @given(case=chosen(), seed=st.integers(0, 2**31), kept=st.floats(0, 1), data=st.data())
 def test_weights_count_relative_to_their_sum(case, seed, kept, data):
