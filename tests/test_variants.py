@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import base
 from ssoup_jax import variants
+from ssoup_jax.config import make_settings
 from ssoup_jax.errors import SettingsError
 
 WHOLE = {"pruned_seed": 0, "retrain_length": 1}
@@ -131,3 +133,14 @@ def test_each_variant_allows_its_own_example_and_says_what_it_is(ensemble_by):
     assert all(type(value) is variant.type for value in values)
     assert variant.sets in BASE
     assert variant.implies.keys() <= BASE.keys()
+
+
+@pytest.mark.parametrize("ensemble_by", variants.VARIANTS)
+def test_settings_read_every_row_of_the_table(ensemble_by):
+    variant = variants.VARIANTS[ensemble_by]
+    values = ast.literal_eval(variant.example)
+    settings = make_settings(dict(base.get_config()) | {"ensemble_by": ensemble_by, "split_vals": values})
+    assert settings.all_splits == values
+    for value in values:
+        member = settings.retraining_of(value)
+        assert member.items() >= {variant.sets: value, **variant.implies}.items()

@@ -92,6 +92,17 @@ def test_full_mask_keeps_all_that_is_prunable_and_has_nothing_elsewhere(params, 
         assert np.all(kept)
 
 
+def test_masks_need_nothing_of_the_params_but_their_shapes(params):
+    shapes = jax.eval_shape(lambda: params)
+    for found, expected in (
+        (full_mask(shapes), full_mask(params)),
+        (dense_form(full_mask(shapes), shapes), dense_form(full_mask(params), params)),
+    ):
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_another_filter_makes_other_leaves_prunable(params):
     mask = full_mask(params, prunable=lambda name: name.startswith("norm/"))
     assert list(prunable_leaves(params, mask)) == ["norm/bias", "norm/scale"]

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.pruning import (
     SELECTORS,
+    Selector,
+    allocation,
     full_mask,
     phase_amount,
     prune_count,
     restrict,
+    scores,
     select,
 )
 
@@ -321,6 +324,18 @@ def test_nan_in_a_layer_that_is_left_out_does_not_matter():
     mask = full_mask(params)
     found = select("global", params, mask, 0.5, KEY, among=restrict(mask, except_="b/kernel"))
     assert_same(found, mask_of([[F, T]], [[T, T]]))
+
+
+def test_a_new_selector_is_one_entry(monkeypatch):
+    monkeypatch.setitem(SELECTORS, "random in each layer", Selector(scores.random, allocation.uniform))
+    params = tree(np.ones((8, 5)), np.full((2, 3), 1e6))
+    mask = full_mask(params)
+    found = on_host(select("random in each layer", params, mask, 0.5, KEY))
+    assert [np.count_nonzero(kept) for kept in found.values()] == [20, 3]
+    others = tree(np.arange(40.0).reshape(8, 5), np.zeros((2, 3)))
+    assert_same(select("random in each layer", others, mask, 0.5, KEY), mask_of(*found.values()))
+    again = on_host(select("random in each layer", params, mask, 0.5, jax.random.key(1)))
+    assert np.any(again["a/kernel"] != found["a/kernel"])
 
 
 def test_unknown_selector():
