@@ -57,9 +57,9 @@ def test_a_twins_model_is_the_dense_model_of_an_experiment(twin_file, tmp_path, 
     assert all(np.all(leaf) for leaf in jax.tree.leaves(artifact.mask))
     assert artifact.record["init_from"] == {"file": str(path), "sha256": checkpoint.sha256}
     assert artifact.record["training"] is None
+    model = {"arch": "Simple", "n_classes": 10, "image_shape": [8, 8, 1], "classes": list("0123456789")}
     for stage in plan.wanted:
-        record = Store(tmp_path).record(stage.name)
-        assert record["model"] == {"arch": "Simple", "n_classes": 10, "image_shape": [8, 8, 1]}
+        assert Store(tmp_path).record(stage.name)["model"] == model
     assert summary["dense"]["test"]["accuracy"] > 0.8, "the twin has learned the digits"
     assert summary["phases"][0]["sparsity"]["prunable"] == pytest.approx(0.9, abs=1e-4)
     assert summary["phases"][0]["soup"]["test"]["accuracy"] > 0.8
