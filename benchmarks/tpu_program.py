@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
 from benchmarks import machine
 from ssoup_jax import models
@@ -114,7 +113,7 @@ def look(execution: str, options: argparse.Namespace, chip: Any) -> dict[str, An
     started = time.perf_counter()
     # Layers ask which backend they are traced for.
     with mock.patch.object(jax, "default_backend", lambda: "tpu"):
-        program = executors.lowered(execution, fn, *shapes, SingleDeviceSharding(chip)).compile()
+        program = executors.lowered(execution, fn, *shapes, [chip]).compile()
     seconds = time.perf_counter() - started
     memory, cost, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
     # A loop's body is counted once, however often it runs, so these are figures of one step.

@@ -92,6 +92,8 @@ def get_config() -> ConfigDict:
     config.execution = "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most
     #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': by a rule of backend,
     #   network and m; 'measured': the fastest of all as measured at a stage's start
+    config.mesh = placeholder(str)  # members x data, such as '2x4': how stacks are spread over the devices, each
+    #   member's batches cut over 4 of them; None: for every stack the one that leaves the least idle
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

@@ -45,6 +45,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
     "dataset": sources.check_name,
     "execution": names.check,
+    "mesh": names.parse_mesh,
     "checkpoint_every": interval.parse,
     "stop_signals": _signals,
     "prune_only": functools.partial(masks.read_patterns, "prune_only"),
@@ -146,6 +147,7 @@ class Settings(BaseModel):
     bn_recalibration: str | None
     bn_recalibration_frac: Annotated[Number, Field(ge=0, le=1)] | None
     execution: str
+    mesh: str | None
     on_divergence: str
     checkpoint_every: str | None
     stop_signals: str | None

@@ -15,7 +15,7 @@ PACKAGE = "ssoup_jax"
 
 FLOORS = (
     {"errors", "keys", "trees", "version"},
-    {"pod"},
+    {"pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "report", "stack"},
     {"training"},

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssoup_jax import rows
 from ssoup_jax.errors import SettingsError
 
 # Neighbouring angles of 4096 in +-15 degrees move the corner of a 32 x 32 image by 0.003 pixels. Whole numbers of
@@ -194,18 +195,20 @@ def normalise(transform: Transform, images: jax.Array) -> jax.Array:
     return scaled
 
 
-def augment(transform: Transform, key: jax.Array, images: jax.Array) -> jax.Array:
+def augment(transform: Transform, key: jax.Array, images: jax.Array, axis: str | None = None) -> jax.Array:
     """Moves the images of a training batch at random and normalises them.
 
     Args:
         transform: which moves and which constants.
         key: typed PRNG key `[]`; equal keys give equal batches.
         images: uint8 `[B, H, W, C]`.
+        axis: mesh axis over which the batch is cut, of which these are this device's rows.
 
     Returns:
         float32 `[B, H, W, C]`.
     """
-    return normalise(transform, move(transform, draw(transform, key, images.shape[0]), images))
+    moves = rows.drawn(functools.partial(draw, transform, key), images.shape[0], axis)
+    return normalise(transform, move(transform, moves, images))
 
 
 def _per_channel(values: tuple[float, ...]) -> jax.Array:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import jax
 
+from ssoup_jax import metrics
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.specs import DenseHistory
@@ -29,6 +30,7 @@ class Context:
         feed: has the images and labels of every split.
         classes: the names of the classes, in the order of their numbers; None: they have none.
         execution: the setting: which executor, or how one is chosen.
+        mesh: the setting: over which devices members and batches are spread; None: chosen for every stack.
         evaluated: the splits that finished models are evaluated on.
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
@@ -40,6 +42,7 @@ class Context:
     feed: Feed
     classes: tuple[str, ...] | None
     execution: str
+    mesh: names.Shape | None
     evaluated: tuple[str, ...]
     console: Console
     choices: Remembered | None = None
@@ -50,11 +53,17 @@ class Context:
         """What is trained."""
         return classify.task(self.classifier)
 
-    def executor(self, m: int) -> str:
+    def executor(self, m: int, batch_size: int) -> str:
         """Returns the full name of the executor for m members, as far as a rule can tell."""
-        setting = "auto" if self.execution == "measured" else self.execution
+        load = self.load(m, batch_size)
+        return names.rule(self.execution, jax.default_backend(), len(jax.devices()), load, self.mesh)
+
+    def load(self, m: int, batch_size: int) -> names.Load:
+        """Returns what a stack of m members asks of the machine."""
         convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(self.like.params))
-        return names.rule(setting, jax.default_backend(), len(jax.devices()), convolutional, m)
+        macs = sum(metrics.layer_multiply_adds(self.classifier.model, self.classifier.image_shape).values())
+        cut = self.task.cut is not None
+        return names.Load(m, convolutional, batch_size if cut else None, macs * batch_size)
 
     def history(self, dense: DenseHistory) -> retrain.DenseHistory:
         """Returns the learning rates that a dense model has seen."""

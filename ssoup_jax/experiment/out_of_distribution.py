@@ -24,7 +24,7 @@ from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.storage.store import Store
-from ssoup_jax.training.evaluate import score
+from ssoup_jax.training.evaluate import BLOCK_SIZE, score
 
 
 def available(settings: Settings, context: Context) -> dict[Corruption, Callable[[], Feed]]:
@@ -94,7 +94,8 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
             found = [read(store, stage) for stage in finished]
             for corruption in missing:
                 feed = wanted[corruption]()
-                own = score(context.classifier, feed, variables, SPLIT, context.executor(len(finished)))
+                execution = context.executor(len(finished), BLOCK_SIZE)
+                own = score(context.classifier, feed, variables, SPLIT, execution)
                 for scores, one in zip(found, own, strict=True):
                     scores[str(corruption)] = one
                 done += 1

@@ -25,6 +25,7 @@ DOES_NOT_CHANGE_RESULTS = {
     "on_divergence": "whether a sick member ends the run",
     "checkpoint_every": "how often a checkpoint is written",
     "stop_signals": "what asks for a stop",
+    "mesh": "which devices train what",
 }
 """The settings that are in no spec, and why that is right; every other one is in one."""
 

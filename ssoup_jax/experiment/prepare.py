@@ -18,7 +18,7 @@ from ssoup_jax.interop import pytorch
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
-from ssoup_jax.stack import memory
+from ssoup_jax.stack import memory, names
 from ssoup_jax.training import evaluate
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
@@ -55,6 +55,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
+        mesh=_mesh(settings),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
         choices=choices,
@@ -62,6 +63,20 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
     )
     masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)
     return context
+
+
+def _mesh(settings: Settings) -> names.Shape | None:
+    """Checks the mesh that is asked for, by itself or in an executor's name, now that the devices are known."""
+    mesh = None if settings.mesh is None else names.parse_mesh(settings.mesh)
+    named = None if names.stands_for_another(settings.execution) else names.parse(settings.execution)
+    if named is not None and mesh not in (None, named.mesh):
+        raise SettingsError(
+            f"mesh: found {settings.mesh!r}, but execution={settings.execution!r} "
+            f"{'runs on one device' if named.mesh is None else 'names another'}; allowed with it: 'shard:{named.name}'"
+        )
+    for asked in {mesh, named and named.mesh} - {None}:
+        names.check_mesh(asked, len(jax.devices()), settings.batch_size)
+    return mesh
 
 
 def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:

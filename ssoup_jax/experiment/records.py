@@ -8,7 +8,7 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.soups import Trial
-from ssoup_jax.training.evaluate import ensemble_score, score
+from ssoup_jax.training.evaluate import BLOCK_SIZE, ensemble_score, score
 from ssoup_jax.trees import PyTree
 
 
@@ -21,7 +21,7 @@ def evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> lis
 
 def _what(context: Context, stack: Variables, split: str) -> tuple:
     """Returns the arguments of `score` and `ensemble_score`."""
-    execution = context.executor(trees.stack_size(stack))
+    execution = context.executor(trees.stack_size(stack), BLOCK_SIZE)
     return context.classifier, context.feed, stack, split, execution, context.console.line
 
 

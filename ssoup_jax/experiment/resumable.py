@@ -16,7 +16,7 @@ from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import names
-from ssoup_jax.stack.apart import together
+from ssoup_jax.stack.held import together
 from ssoup_jax.storage.checkpoints import Checkpoints
 from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
@@ -165,9 +165,9 @@ def _choose(context: Context, state: TrainState, hyper: Hyper, batch_size: int) 
     """Chooses the executor of a stack that begins: by the setting, by a rule, or by measuring."""
     m = len(hyper.n_steps)
     if context.execution != "measured":
-        return context.executor(m)
+        return context.executor(m, batch_size)
     return measured.choose(
-        names.candidates(jax.default_backend(), len(jax.devices()), m),
+        names.candidates(jax.default_backend(), len(jax.devices()), context.load(m, batch_size), context.mesh),
         measured.probe(context.task, context.feed, state, hyper, batch_size),
         context.console.line,
         context.choices,

@@ -242,7 +242,7 @@ def _recalibrated(context: Context, spec: Retrain | Soup, stack: Variables, keys
         fraction=fraction,
         method=method,
         keys=keys,
-        execution=context.executor(trees.stack_size(stack)),
+        execution=context.executor(trees.stack_size(stack), spec.batch_size),
         on_line=context.console.line,
     )
     return jax.device_get(stack)

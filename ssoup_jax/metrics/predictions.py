@@ -173,6 +173,18 @@ def add(sums: Sums, more: Sums) -> Sums:
     return jax.tree.map(each, sums, more, is_leaf=is_sum)
 
 
+def over(sums: Sums, axis: str) -> Sums:
+    """Adds up what the devices along a mesh axis have summed; pure."""
+
+    def is_sum(node) -> bool:
+        return isinstance(node, Sum)
+
+    def each(parts):
+        return compensated.total(parts, axis=0) if is_sum(parts) else parts.sum(0)
+
+    return jax.tree.map(each, jax.lax.all_gather(sums, axis), is_leaf=is_sum)
+
+
 def summarise(sums: Sums) -> dict[str, float]:
     """Makes the metrics of sums, on the host in float64.
 

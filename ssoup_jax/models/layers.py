@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from ssoup_jax import rows
 from ssoup_jax.models.ops.convolution import CONVOLUTIONS
 from ssoup_jax.models.ops.features import at_least_float32, normalise, scaled, shift
 
@@ -105,17 +106,27 @@ class Linear(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Sets a share `rate` of the values to 0 and scales the others up; draws from the stream `'dropout'`."""
+    """Sets a share `rate` of the values to 0 and scales the others up; draws from the stream `'dropout'`.
+
+    `axis_name` names the mesh axis that the batch is spread over, if it is.
+    """
 
     rate: float
     active: bool
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if not self.active:
             return x
         keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.size,)).reshape(x.shape)
+        key, axis = self.make_rng("dropout"), None if self.is_initializing() else self.axis_name
+
+        def draw(n_rows: int) -> jax.Array:
+            shape = (n_rows, *x.shape[1:])
+            return jax.random.bernoulli(key, keep, (math.prod(shape),)).reshape(shape)
+
+        kept = rows.drawn(draw, x.shape[0], axis)
         return jnp.where(kept, x / keep, 0.0)
 
 
@@ -186,7 +197,7 @@ class Network(nn.Module):
         conv: name of the convolution, a key of `CONVOLUTIONS`.
         dropout: False leaves every dropout layer out.
         remat: recompute blocks in the backward pass instead of storing what is inside them. Parameter names stay.
-        axis_name: mesh axis over which BatchNorm takes its batch statistics, for batches spread over devices.
+        axis_name: mesh axis that batches are spread over: BatchNorm's statistics and dropout are the whole batch's.
     """
 
     n_classes: int
@@ -206,7 +217,7 @@ class Network(nn.Module):
 
     def dropout_layer(self, train: bool) -> Layer:
         """Returns `Dropout`, active in train mode unless this network has none."""
-        return partial(Dropout, active=train and self.dropout)
+        return partial(Dropout, active=train and self.dropout, axis_name=self.axis_name)
 
     def block(self, block: type[nn.Module]) -> type[nn.Module]:
         """Returns the block's class, rematerialised if asked for."""

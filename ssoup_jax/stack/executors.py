@@ -1,17 +1,19 @@
 """How a stack executes: one pure function of a single member, for all members, under one of several executors."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from ssoup_jax import trees
 from ssoup_jax.models.ops.convolution import UNROLLED
 from ssoup_jax.stack import mesh
-from ssoup_jax.stack.apart import Apart, apart, collected, together
+from ssoup_jax.stack.held import Apart, Held, Spread, apart, collected, spread, together
 from ssoup_jax.stack.names import parse
 from ssoup_jax.trees import PyTree
 
@@ -19,9 +21,15 @@ MemberFn = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 @functools.cache
-def bind(fn: Callable, *fixed: Hashable) -> MemberFn:
-    """Fixes the leading arguments of a function; equal calls return one object, so that it compiles once."""
-    return functools.partial(fn, *fixed)
+def bind(fn: Callable, *fixed: Hashable, **named: Hashable) -> MemberFn:
+    """Fixes the leading and the named arguments of a function; equal calls return one object: it compiles once."""
+    return functools.partial(fn, *fixed, **named)
+
+
+def over(execution: str) -> str | None:
+    """Returns the mesh axis that the devices of a group are along; None where every member has a device to itself."""
+    shape = parse(execution).mesh
+    return mesh.DATA if shape is not None and shape[1] > 1 else None
 
 
 def place(execution: str, shared: PyTree) -> PyTree:
@@ -29,10 +37,11 @@ def place(execution: str, shared: PyTree) -> PyTree:
 
     `run` does the same at every call; large arrays are better placed once, so that no call has to copy them.
     """
-    return mesh.on_all(shared) if parse(execution).sharded else mesh.on_one(jax.device_put(shared))
+    shape = parse(execution).mesh
+    return mesh.on_one(jax.device_put(shared)) if shape is None else mesh.everywhere(shared, mesh.of(shape))
 
 
-def hold(execution: str, stack: PyTree) -> PyTree:
+def hold(execution: str, stack: Held) -> Held:
     """Puts a stack where and in the form in which an executor wants it.
 
     `run` does the same at every call; what serves many calls is better held once.
@@ -42,14 +51,14 @@ def hold(execution: str, stack: PyTree) -> PyTree:
         stack: leaves `[m, ...]` on the host or on any devices, or held for another executor.
 
     Returns:
-        The stack as `run` takes and returns it; `apart.together` makes leaves `[m, ...]` of it again.
+        The stack as `run` takes and returns it; `held.together` makes leaves `[m, ...]` of it again.
     """
-    name, _, sharded = parse(execution)
+    name, _, shape = parse(execution)
     if not jax.tree.leaves(stack):
         return stack
     if name == "loop":
         return apart(stack)
-    return mesh.spread(together(stack)) if sharded else mesh.on_one(jax.device_put(together(stack)))
+    return jax.device_put(together(stack)) if shape is None else spread(stack, mesh.of(shape))
 
 
 def run(
@@ -60,8 +69,9 @@ def run(
     Args:
         execution: `map` loops over the members on the device; `vmap` batches them; `unroll` is `vmap` whose
             convolutions loop over the members; `loop` calls a program for one member, the same for every m, once for
-            each. `vmap:4` and `unroll:4` take at most 4 members at a time, in chunks as equal as can be. `shard:NAME`
-            spreads the members over all devices, each of which runs its own by NAME.
+            each. `vmap:4` and `unroll:4` take at most 4 members at a time, in chunks as equal as can be. `2x4:NAME`
+            spreads the members over 2 groups of 4 devices, each of which runs its group's by NAME; `fn` decides what
+            the devices of a group share, see `over`.
         fn: pure, for one member; hashable and always the same object for the same work, or it is compiled again.
         shared: what all members share.
         state: the stack's state, see `hold`; donated.
@@ -87,6 +97,7 @@ def run(
     for part in _parts(execution, active, m):
         program, arguments = _some(execution, fn, shared, state, inputs, part)
         state, own = program(*arguments)
+        state = Spread(state, m, mesh.of(parse(execution).mesh)) if parse(execution).mesh else state
         outputs = own if outputs is None else jax.tree.map(jnp.add, outputs, own)
     return state, outputs
 
@@ -110,27 +121,36 @@ def compiled(
 
 
 def lowered(
-    execution: str, fn: MemberFn, shared: PyTree, state: PyTree, inputs: PyTree, sharding: jax.sharding.Sharding
+    execution: str, fn: MemberFn, shared: PyTree, state: PyTree, inputs: PyTree, devices: Sequence[jax.Device]
 ) -> jax.stages.Lowered:
-    """Lowers what `run` calls for all members, of shapes alone and for a device that need not be there.
+    """Lowers what `run` calls for all members, of shapes alone and for devices that need not be there.
 
     Args:
-        execution: full name of an executor of one device that takes all members at once.
+        execution: full name of an executor that takes all members at once.
         fn: see `run`.
         shared, state, inputs: see `run`, as `jax.ShapeDtypeStruct`.
-        sharding: where the arguments would lie.
+        devices: as many as the executor's mesh has; the first one, where it has none.
     """
-    name, m = parse(execution).name, trees.stack_size((state, inputs))
+    (name, _, shape), m = parse(execution), trees.stack_size((state, inputs))
 
-    def there(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def there(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
+    if shape is not None:
+        grid, missing = mesh.over(devices, shape), -m % shape[0]
+        filled = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((m + missing, *leaf.shape[1:]), leaf.dtype), (state, inputs)
+        )
+        shared = there(shared, NamedSharding(grid, P()))
+        own = there(filled, NamedSharding(grid, P(mesh.MEMBER)))
+        return mesh.sharded.lower(_EXECUTE[name], fn, grid, m, shared, *own, None, None)
+    one = SingleDeviceSharding(devices[0])
     if name == "loop":
         state, inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, inputs))
-    shared, state, inputs = jax.tree.map(there, (shared, state, inputs))
+    shared, state, inputs = there((shared, state, inputs), one)
     if name == "loop":
         return _single.lower(fn, shared, state, inputs)
-    number, numbers = (there(np.zeros(shape, np.int32)) for shape in ((), (m,)))
+    number, numbers = there((np.int32(0), np.zeros(m, np.int32)), one)
     if name == "map":
         return _mapped.lower(fn, shared, state, inputs, numbers, number)
     return _batched.lower(_EXECUTE[name], fn, shared, state, inputs, numbers)
@@ -141,12 +161,14 @@ def _members(state: PyTree, inputs: PyTree, active: np.ndarray | None) -> tuple[
     return m, np.arange(m) if active is None else np.asarray(active)
 
 
-def _parts(execution: str, active: np.ndarray, m: int) -> Iterator[np.ndarray]:
-    """Cuts the active members into what one call runs."""
-    name, chunk, sharded = parse(execution)
+def _parts(execution: str, active: np.ndarray, m: int) -> Iterator[np.ndarray | tuple[np.ndarray, np.ndarray]]:
+    """Cuts the active members into what one call runs; on a mesh, into its `mesh.rounds`."""
+    name, chunk, shape = parse(execution)
+    if shape is not None:
+        yield from mesh.rounds(active, m, shape[0], chunk)
+        return
     # Chunks are calls: a loop over them on the device gains nothing, and needs a program for each number of members.
-    at_once = (chunk or m) * (len(jax.devices()) if sharded else 1)
-    yield from np.array_split(active, 1 if name == "map" else -(-len(active) // at_once))
+    yield from np.array_split(active, 1 if name == "map" else -(-len(active) // (chunk or m)))
 
 
 def _alone(fn, shared, state, inputs, i: int) -> tuple[Callable, tuple]:
@@ -154,16 +176,26 @@ def _alone(fn, shared, state, inputs, i: int) -> tuple[Callable, tuple]:
     return _single, (fn, mesh.on_one(shared), trees.member(state, i), jax.device_put(trees.member(inputs, i)))
 
 
-def _some(execution: str, fn, shared, state, inputs, part: np.ndarray) -> tuple[Callable, tuple]:
+def _some(execution: str, fn, shared, state, inputs, part) -> tuple[Callable, tuple]:
     """Returns the program that runs some members at once, and its arguments."""
-    name, _, sharded = parse(execution)
-    if sharded:
-        return mesh.call(_EXECUTE[name], fn, shared, state, together(inputs), part)
+    name, _, shape = parse(execution)
+    if shape is not None:
+        return _of_mesh(name, mesh.of(shape), fn, shared, state, inputs, part)
     shared, inputs = mesh.on_one((shared, jax.device_put(together(inputs))))
     if name == "map":
         slots = np.resize(part, trees.stack_size((state, inputs)))
         return _mapped, (fn, shared, state, inputs, _on_device(slots), _on_device(len(part)))
     return _batched, (_EXECUTE[name], fn, shared, state, inputs, _on_device(part))
+
+
+def _of_mesh(name: str, grid: Mesh, fn, shared, state, inputs, part) -> tuple[Callable, tuple]:
+    m = trees.stack_size((state, inputs))
+    own = jax.tree.map(lambda leaf: spread(leaf, grid).tree, (state, inputs))
+    slots, targets = part
+    # What only fills up may run, too, where that is one program for all.
+    everyone = np.sum(targets < -(-m // grid.shape[mesh.MEMBER])) == m
+    numbers = (None, None) if everyone else mesh.put_members((slots, targets), grid)
+    return mesh.sharded, (_EXECUTE[name], fn, grid, m, mesh.everywhere(shared, grid), *own, *numbers)
 
 
 def _on_device(numbers: np.ndarray | int) -> jax.Array:

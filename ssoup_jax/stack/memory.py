@@ -45,7 +45,7 @@ def fit(
         SettingsError: not even one member at a time fits.
     """
     m = trees.stack_size((state, inputs))
-    limit, needed = free_bytes(parse(execution).sharded), []
+    limit, needed = free_bytes(parse(execution).mesh is not None), []
     for choice in [execution, *_smaller(execution, m)]:
         needed.append(_needed(choice, fn, shared, state, inputs, active))
         if needed[-1] is not None and (limit is None or needed[-1] <= STACK_SHARE * limit):
@@ -65,15 +65,14 @@ def _misfit(needed: int | None, limit: int | None) -> str:
 
 
 def _smaller(execution: str, m: int) -> Iterator[str]:
-    name, chunk, sharded = parse(execution)
+    name, chunk, mesh = parse(execution)
     if name in INDEPENDENT:
         return
-    n_devices = len(jax.devices()) if sharded else 1
-    side_by_side = min(chunk or m, -(-m // n_devices))
+    side_by_side = min(chunk or m, -(-m // (mesh[0] if mesh else 1)))
     while side_by_side > 2:
         side_by_side = -(-side_by_side // 2)
-        yield str(Execution(name, side_by_side, sharded))
-    yield str(Execution("map", None, sharded))
+        yield str(Execution(name, side_by_side, mesh))
+    yield str(Execution("map", None, mesh))
 
 
 def _needed(execution: str, *arguments: PyTree) -> int | None:
@@ -105,12 +104,12 @@ def data_fits(n_bytes: int, limit_bytes: int | None) -> bool:
     return limit_bytes is None or n_bytes <= DATA_SHARE * limit_bytes
 
 
-def free_bytes(sharded: bool = False) -> int | None:
+def free_bytes(all_devices: bool = False) -> int | None:
     """Returns how much memory is free on the first device, or the least on any; None where a device does not say.
 
     On CPU that is the machine's memory, within the limits of the container that the process runs in.
     """
-    devices = jax.local_devices() if sharded else jax.local_devices()[:1]
+    devices = jax.local_devices() if all_devices else jax.local_devices()[:1]
     if devices[0].platform == "cpu":
         return host_free_bytes() // len(devices)
     stats = [device.memory_stats() for device in devices]

@@ -1,7 +1,11 @@
-"""Members spread over devices: each device runs some of them, and none ever needs another's numbers."""
+"""Members and batches spread over devices: groups share the members among them, the devices of a group each batch.
+
+Members never need one another's numbers. What the devices of a group say to one another is the task's to say, see
+`training.step`. Every process of a pod makes the same calls with the same values; a device is given its part of them.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,105 +14,196 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssoup_jax import trees
+from ssoup_jax.stack.names import Shape
 from ssoup_jax.trees import PyTree
 
-AXIS = "member"
+MEMBER, DATA = "member", "data"
 
 
 @functools.cache
-def all_devices() -> Mesh:
-    """Returns the mesh of all devices along the one axis `member`."""
-    return Mesh(np.array(jax.devices()), (AXIS,))
+def of(shape: Shape) -> Mesh:
+    """Returns the mesh of all devices of all processes: a group's are neighbours, so within one host if they can be."""
+    return over(tuple(jax.devices()), shape)
 
 
-def on_all(tree: PyTree) -> PyTree:
+def over(devices: Sequence[jax.Device], shape: Shape) -> Mesh:
+    """Returns a mesh of the given devices, as many as it has places."""
+    return Mesh(np.array(devices).reshape(shape), (MEMBER, DATA))
+
+
+def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
     """Copies a tree to every device; what is there already is not copied again."""
-    return jax.device_put(tree, NamedSharding(all_devices(), P()))
+    return _put(tree, NamedSharding(mesh, P()))
+
+
+def put_members(stack: PyTree, mesh: Mesh) -> PyTree:
+    """Gives every group of devices its members.
+
+    Args:
+        stack: leaves `[m, ...]`, on the host or on one device.
+        mesh: the devices.
+
+    Returns:
+        Leaves `[groups * ceil(m / groups), ...]`; what fills up repeats the first member.
+    """
+    missing = -trees.stack_size(stack) % mesh.shape[MEMBER]
+
+    def filled(leaf):
+        leaf = jax.device_get(leaf)
+        return np.concatenate([leaf, np.repeat(leaf[:1], missing, 0)]) if missing else leaf
+
+    return _put(jax.tree.map(filled, stack), NamedSharding(mesh, P(MEMBER)))
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    def put(leaf):
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(jax.device_get(leaf))
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
 
 
 def on_one(tree: PyTree) -> PyTree:
-    """Takes a tree that was spread or copied back to one device; other leaves, host arrays too, stay as they are."""
+    """Takes a tree that was copied to many devices back to one; other leaves, host arrays too, stay as they are."""
 
     def take(leaf):
-        if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
-            return leaf
-        # A copy is on that device already; only what is spread must be fetched.
-        return leaf.addressable_data(0) if leaf.is_fully_replicated else jax.device_put(leaf, jax.devices()[0])
+        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 else leaf
 
     return jax.tree.map(take, tree)
 
 
-def spread(stack: PyTree) -> PyTree:
-    """Spreads a stack over all devices; one that they do not divide evenly is copied to all of them."""
-    return jax.device_put(stack, _home(stack))
-
-
-def _home(stack: PyTree) -> NamedSharding:
-    mesh = all_devices()
-    return NamedSharding(mesh, P() if jax.tree.leaves(stack)[0].shape[0] % mesh.size else P(AXIS))
-
-
-def call(
-    execute: Callable, fn: Callable, shared: PyTree, state: PyTree, inputs: PyTree, active: np.ndarray
-) -> tuple[Callable, tuple]:
-    """Returns the program that runs the active members of a stack, spread over all devices, and its arguments.
-
-    Each device runs `ceil(k / devices)` members; where that is more than there are, copies fill up, whose results are
-    dropped. The program returns the stack's new state and its outputs, leaves `[m, ...]`; outputs of members that did
-    not run are zero.
+def own(tree: PyTree, mesh: Mesh) -> Iterator[tuple[int, PyTree]]:
+    """Yields the members that this process answers for, the first device of whose group is its own, on the host.
 
     Args:
-        execute: how one device runs its own members: `(fn, shared, state, inputs) -> (state, outputs)`, all stacked.
-        fn: see `executors.run`, as for the other arguments.
-        shared: what is not on all devices yet is copied there at every call, see `on_all`.
-        state: leaves `[m, ...]`; donated.
-        inputs: leaves `[m, ...]`.
-        active: indices of the members to run, int `[k]`, k > 0.
+        tree: see `put_members`.
+        mesh: the devices.
+
+    Yields:
+        The member's place in the stack, and its tree.
     """
-    mesh, size = all_devices(), trees.stack_size((state, inputs))
-    home = _home((state, inputs))
-    state, inputs = jax.device_put((state, inputs), home)
-    whole = len(active) == size and not size % mesh.size
-    slots, targets = (None, None) if whole else on_all(_slots(active, mesh.size, size))
-    return _sharded, (execute, fn, home, on_all(shared), state, inputs, slots, targets)
+    rounds = trees.stack_size(tree) // mesh.shape[MEMBER]
+    for group, device in enumerate(mesh.devices[:, 0]):
+        if device.process_index == jax.process_index():
+            block = jax.tree.map(lambda leaf, device=device: _block_on(leaf, device), tree)
+            yield from ((group * rounds + i, trees.member(block, i)) for i in range(rounds))
 
 
-def _slots(active: np.ndarray, n_devices: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives every device as many slots as the fullest one needs.
+def fetch(tree: PyTree, index: int, mesh: Mesh) -> PyTree:
+    """Returns one member on the host; in a pod every process has to ask for it, and gets it.
+
+    Args:
+        tree: see `put_members`.
+        index: its place in the stack.
+        mesh: the devices.
+    """
+    rounds = trees.stack_size(tree) // mesh.shape[MEMBER]
+    group, place = divmod(index, rounds)
+    if all(device.process_index == jax.process_index() for device in mesh.devices.flat):
+        device = mesh.devices[group, 0]
+        return jax.tree.map(lambda leaf: _block_on(leaf, device)[place], tree)
+    numbers = everywhere((np.int32(group), np.int32(place)), mesh)
+    return jax.device_get(_told(mesh, tree, *numbers))
+
+
+def _block_on(leaf: jax.Array, device: jax.Device) -> np.ndarray:
+    """Returns the members that one device has, on the host."""
+    return jax.device_get(next(shard.data for shard in leaf.addressable_shards if shard.device == device))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _told(mesh, tree, group, place):
+    """Sends one member to everybody: its bits are added to zeros, which no number's rounding can spoil."""
+
+    def tell(tree, group, place):
+        mine = jax.lax.axis_index(MEMBER) == group
+
+        def leaf_from_all(leaf):
+            bits = leaf[place] if leaf.dtype == bool else _bits(leaf[place])
+            sent = jax.lax.psum(
+                jnp.where(mine, bits.astype(jnp.uint8 if leaf.dtype == bool else bits.dtype), 0), MEMBER
+            )
+            return sent.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(sent, leaf.dtype)
+
+        return jax.tree.map(leaf_from_all, tree)
+
+    return jax.shard_map(tell, mesh=mesh, in_specs=(P(MEMBER), P(), P()), out_specs=P(), check_vma=False)(
+        tree, group, place
+    )
+
+
+def _bits(leaf: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+
+
+def rounds(active: np.ndarray, size: int, groups: int, chunk: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Lays out which of its own members each group runs, call by call; nobody's members move.
+
+    Args:
+        active: indices of the members to run, int `[k]`.
+        size: m.
+        groups: of the mesh.
+        chunk: how many members a device runs side by side at most; None: all.
 
     Returns:
-        The member that each slot runs, and where its results belong: `size`, which is nowhere, for one that fills up.
+        For each call, int32 `[groups * width]` each: the places, in its group's own block, of the members that run,
+        and the places where their results belong: one beyond the block, which is nowhere, for those that only fill up.
     """
-    rounds = -(-len(active) // n_devices)
-    slots, targets = [], []
-    for own in np.array_split(active, n_devices):
-        missing = rounds - len(own)
-        slots += [*own, *[active[0]] * missing]
-        targets += [*own, *[size] * missing]
-    return np.array(slots, np.int32), np.array(targets, np.int32)
+    length = -(-size // groups)
+    owned = [[int(i) % length for i in active if int(i) // length == group] for group in range(groups)]
+    most = max(map(len, owned))
+    n_calls = 1 if chunk is None else -(-most // chunk)
+    width = -(-most // n_calls)
+    calls = []
+    for start in range(0, most, width):
+        parts = [places[start : start + width] for places in owned]
+        slots = [part + [(part or [0])[0]] * (width - len(part)) for part in parts]
+        targets = [part + [length] * (width - len(part)) for part in parts]
+        calls.append((np.array(slots, np.int32).ravel(), np.array(targets, np.int32).ravel()))
+    return calls
 
 
-@functools.partial(jax.jit, static_argnames=("execute", "fn", "home"), donate_argnames="state")
-def _sharded(execute, fn, home, shared, state, inputs, slots, targets):
-    # Nothing crosses between devices inside, so there is nothing that tracking what varies could get right or wrong,
-    # and without it a member's function needs no casts.
-    spread = jax.shard_map(
-        functools.partial(execute, fn),
-        mesh=home.mesh,
-        in_specs=(P(), P(AXIS), P(AXIS)),
-        out_specs=P(AXIS),
-        check_vma=False,
-    )
-    if slots is None:
-        new_state, outputs = spread(shared, state, inputs)
-    else:
-        ran, own = spread(shared, *trees.member((state, inputs), slots))
+@functools.partial(jax.jit, static_argnames=("execute", "fn", "mesh", "size"), donate_argnames="state")
+def sharded(execute: Callable, fn: Callable, mesh: Mesh, size: int, shared, state, inputs, slots, targets):
+    """Runs some members of a stack, each on the devices of its group.
+
+    Args:
+        execute: how one device runs several members: `(fn, shared, state, inputs) -> (state, outputs)`, all stacked.
+        fn: see `executors.run`.
+        mesh: the devices.
+        size: m.
+        shared: on all of them.
+        state, inputs: see `put_members`; the state is donated.
+        slots, targets: see `rounds`; None: all members run.
+
+    Returns:
+        The stack's new state, and the outputs, leaves `[m, ...]`, on all devices; zero of members that did not run.
+    """
+
+    def of_a_device(shared, state, inputs, slots, targets):
+        if slots is None:
+            return execute(fn, shared, state, inputs)
+        ran, outputs = execute(fn, shared, *trees.member((state, inputs), slots))
 
         def put(all_, some):
             return all_.at[targets].set(some, mode="drop")
 
-        new_state = jax.tree.map(put, state, ran)
-        size = trees.stack_size((state, inputs))
-        outputs = jax.tree.map(lambda some: put(jnp.zeros((size, *some.shape[1:]), some.dtype), some), own)
-    constrain = jax.lax.with_sharding_constraint
-    return constrain(new_state, home), constrain(outputs, NamedSharding(home.mesh, P()))
+        zeros = jax.tree.map(lambda some: jnp.zeros((trees.stack_size(inputs), *some.shape[1:]), some.dtype), outputs)
+        return jax.tree.map(put, state, ran), jax.tree.map(put, zeros, outputs)
+
+    # Groups never hear from one another, and inside a group the task says what is summed. There is nothing left that
+    # tracking what varies could get right or wrong, and without it a member's function needs no casts.
+    spread = jax.shard_map(
+        of_a_device,
+        mesh=mesh,
+        in_specs=(P(), P(MEMBER), P(MEMBER), P(MEMBER), P(MEMBER)),
+        out_specs=P(MEMBER),
+        check_vma=False,
+    )
+    state, outputs = spread(shared, state, inputs, slots, targets)
+    outputs = jax.lax.with_sharding_constraint(outputs, NamedSharding(mesh, P()))
+    return state, trees.member(outputs, slice(size))

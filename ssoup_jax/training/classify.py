@@ -1,5 +1,6 @@
 """The task of the experiments: softmax cross-entropy of images on the device as bytes, trained by SGD."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,13 @@ class Classifier:
         model: maps normalised images `[B, H, W, C]` to logits `[B, n_classes]`.
         transform: of its images.
         image_shape: (H, W, C); images are stored flat.
+        axis: mesh axis over which training batches are cut; None: each is one device's.
     """
 
     model: nn.Module
     transform: Transform
     image_shape: tuple[int, int, int]
+    axis: str | None = None
 
     def init(self, key: jax.Array) -> Variables:
         """Draws initial variables; key: typed PRNG key `[]`."""
@@ -57,7 +60,7 @@ class Classifier:
         """
         logits, updated = self.model.apply(
             variables.as_flax(),
-            augment(self.transform, derive(key, "augment"), self._images(images)),
+            augment(self.transform, derive(key, "augment"), self._images(images), self.axis),
             train=True,
             rngs={"dropout": derive(key, "dropout")},
             mutable=[collection],
@@ -71,7 +74,16 @@ class Classifier:
 @functools.cache
 def task(classifier: Classifier) -> Task:
     """Returns the task of training a classifier; equal classifiers share one, and so its programs."""
-    return Task(functools.partial(_loss, classifier), sgd, functools.partial(_moments, classifier))
+    return Task(
+        functools.partial(_loss, classifier),
+        sgd,
+        functools.partial(_moments, classifier),
+        functools.partial(_cut, classifier),
+    )
+
+
+def _cut(classifier: Classifier, axis: str) -> Task:
+    return task(dataclasses.replace(classifier, model=classifier.model.clone(axis_name=axis), axis=axis))
 
 
 def _loss(classifier: Classifier, params: PyTree, collections: PyTree, batch: Examples, key: jax.Array) -> Any:

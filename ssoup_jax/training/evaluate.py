@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from ssoup_jax import trees
+from ssoup_jax import rows, trees
 from ssoup_jax.data.feeds import Examples, Feed
 from ssoup_jax.metrics import predictions
 from ssoup_jax.metrics.predictions import Sums
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.stack import executors, memory, mesh
-from ssoup_jax.stack.apart import together
+from ssoup_jax.stack.held import together
 from ssoup_jax.training.classify import Classifier
 
 BLOCK_SIZE = 256
@@ -51,7 +51,7 @@ def score(
     Returns:
         Each member's metrics, see `metrics.prediction_metrics`.
     """
-    fn = executors.bind(_add_block, classifier)
+    fn = executors.bind(_add_block, classifier, axis=executors.over(execution))
     sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
     for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line):
         # The host waits for nothing here: it only asks for the next block.
@@ -108,10 +108,13 @@ def _blocks(
         yield execution, held, block
 
 
-def _add_block(classifier: Classifier, block: _Block, sums: Sums, variables: Variables) -> tuple[Sums, tuple]:
+def _add_block(
+    classifier: Classifier, block: _Block, sums: Sums, variables: Variables, axis: str | None
+) -> tuple[Sums, tuple]:
     examples, positions, counted = block
-    logits = classifier.logits(variables, examples.images[positions])
-    return predictions.add(sums, predictions.prediction_sums(logits, examples.labels[positions], counted)), ()
+    own = rows.take(examples, positions, axis)
+    found = predictions.prediction_sums(classifier.logits(variables, own.images), own.labels, rows.own(counted, axis))
+    return predictions.add(sums, predictions.over(found, axis) if rows.divide(len(counted), axis) else found), ()
 
 
 def _block_logits(classifier: Classifier, block: _Block, state: tuple, variables: Variables):

@@ -12,7 +12,7 @@ import numpy as np
 from ssoup_jax.data.feeds import Block, Feed, n_batches
 from ssoup_jax.errors import RunError
 from ssoup_jax.stack import executors
-from ssoup_jax.stack.apart import Apart, together
+from ssoup_jax.stack.held import Apart, together
 from ssoup_jax.stack.names import INDEPENDENT
 from ssoup_jax.training.ahead import Ahead
 from ssoup_jax.training.hyper import Hyper, window
@@ -64,7 +64,7 @@ class Snapshot:
 
     Attributes:
         step: steps taken by the longest-running member.
-        state: the stack's, leaves `[m, ...]` or as its executor holds it, see `apart.together`; the next chunk takes
+        state: the stack's, leaves `[m, ...]` or as its executor holds it, see `held.together`; the next chunk takes
             its buffers, so copy what is to last.
         diverged: each sick member's step whose loss, or whose update, was not finite.
     """
@@ -127,7 +127,7 @@ def train(
     n_steps, per_epoch = np.asarray(hyper.n_steps), n_batches(feed.sizes["train"], batch_size)
     total, schedules = int(n_steps.max()), hyper.schedules
     losses = np.full((len(n_steps), total), np.nan, np.float32)
-    fn = executors.bind(train_steps, task)
+    fn = executors.bind(train_steps, task, axis=executors.over(execution))
     pace, programs, source, examples = _Pace(), None, None, None
     with contextlib.closing(_blocks(feed, hyper, batch_size, step, total, per_epoch)) as blocks:
         for epoch, block in blocks:

@@ -166,12 +166,11 @@ def probe(task: Task, feed: Feed, state: TrainState, hyper: Hyper, batch_size: i
     n_steps = min(PROBE_STEPS, block.last)
     rates = window(hyper.schedules, 0, block.batches.shape[1])
     inputs = Inputs(block.batches, hyper.constants, rates, hyper.key_data)
-    fn = executors.bind(train_steps, task)
     counters = jax.device_put((np.int32(0), np.int32(0), np.int32(n_steps)))
 
     def seconds(execution: str) -> float:
         shared = Shared(executors.place(execution, block.examples), *counters)
-        held = executors.hold(execution, state)
+        held, fn = executors.hold(execution, state), executors.bind(train_steps, task, axis=executors.over(execution))
         if memory.fit(execution, fn, shared, held, inputs, active) != execution:
             raise MemoryError(f"{execution} does not fit")
         started = time.perf_counter()

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssoup_jax import rows
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.stack import executors, memory
-from ssoup_jax.stack.apart import together
+from ssoup_jax.stack.held import together
 from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
@@ -60,7 +61,7 @@ def recalibrate(
     stats = _reset(variables.collections)
     if not count:
         return variables.replace(collections=stats)
-    fn = executors.bind(_moving if method == "moving" else _sum_of_moments, task)
+    fn = executors.bind(_moving if method == "moving" else _sum_of_moments, task, axis=executors.over(execution))
     stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
     held, key_data, taken, fitted = executors.hold(execution, variables), jax.random.key_data(keys), 0, False
     key_data = jax.device_get(key_data)
@@ -91,31 +92,35 @@ def _scaled(tree: PyTree, factor: jax.Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * factor, tree)
 
 
-def _moving(task: Task, shared: tuple, collections: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
-    variables = inputs[0]
+def _moving(task: Task, shared: tuple, collections: PyTree, inputs: tuple, axis: str | None):
+    variables, task = inputs[0], _cut(task, axis, inputs)
 
     def see(collections, batch, key):
         return task.loss(variables.params, collections, batch, key)[1][0]
 
-    return _over_batches(see, shared, collections, inputs), ()
+    return _over_batches(see, axis, shared, collections, inputs), ()
 
 
-def _sum_of_moments(task: Task, shared: tuple, total: PyTree, inputs: tuple[Variables, jax.Array, jax.Array]):
-    variables = inputs[0]
+def _sum_of_moments(task: Task, shared: tuple, total: PyTree, inputs: tuple, axis: str | None):
+    variables, task = inputs[0], _cut(task, axis, inputs)
 
     def see(total, batch, key):
         return jax.tree.map(jnp.add, total, task.moments(variables.params, variables.collections, batch, key))
 
-    return _over_batches(see, shared, total, inputs), ()
+    return _over_batches(see, axis, shared, total, inputs), ()
 
 
-def _over_batches(see: Callable, shared: tuple, carry: PyTree, inputs: tuple) -> PyTree:
+def _cut(task: Task, axis: str | None, inputs: tuple) -> Task:
+    return task.cut(axis) if rows.divide(inputs[2].shape[-1], axis) else task
+
+
+def _over_batches(see: Callable, axis: str | None, shared: tuple, carry: PyTree, inputs: tuple) -> PyTree:
     examples, count, taken = shared
     _, key_data, batches = inputs
     key = jax.random.wrap_key_data(key_data)
 
     def body(i, carry):
-        batch = jax.tree.map(lambda leaf: leaf[batches[i]], examples)
-        return see(carry, batch, derive(key, taken + i))
+        batch = rows.take(examples, batches[i], axis)
+        return rows.mean(see(carry, batch, derive(key, taken + i)), axis)
 
     return jax.lax.fori_loop(0, count, body, carry)

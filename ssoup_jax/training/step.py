@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ssoup_jax import trees
+from ssoup_jax import rows, trees
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning.masks import dense_form
@@ -96,7 +96,12 @@ def _init(task: Task, hyper: tuple[str, ...]):
 
 
 def train_step(
-    task: Task, state: TrainState, batch: PyTree, hyper: dict[str, jax.Array], key: jax.Array
+    task: Task,
+    state: TrainState,
+    batch: PyTree,
+    hyper: dict[str, jax.Array],
+    key: jax.Array,
+    axis: str | None = None,
 ) -> tuple[TrainState, Figures]:
     """Takes one step under the mask.
 
@@ -106,6 +111,7 @@ def train_step(
         batch: leaves `[B, ...]`.
         hyper: this step's hyperparameters by name, float32 `[]`.
         key: this step's typed PRNG key `[]`.
+        axis: mesh axis over which gradients, collections and figures are averaged.
 
     Returns:
         The new state and the batch's figures, `[]` each.
@@ -116,13 +122,16 @@ def train_step(
         return task.loss(params, collections, batch, key)
 
     (loss, (collections, figures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    loss, collections, figures, gradients = rows.mean((loss, collections, figures, gradients), axis)
     optimizer = masked(task.optimizer(**hyper), state.mask)
     updates, opt_state = optimizer.update(gradients, state.opt_state, params)
     variables = Variables(optax.apply_updates(params, updates), collections)
     return state.replace(variables=variables, opt_state=opt_state), {"loss": loss, **figures}
 
 
-def train_steps(task: Task, shared: Shared, state: TrainState, inputs: Inputs) -> tuple[TrainState, Figures]:
+def train_steps(
+    task: Task, shared: Shared, state: TrainState, inputs: Inputs, axis: str | None = None
+) -> tuple[TrainState, Figures]:
     """Takes `shared.n_steps` consecutive steps through a block of batches.
 
     The number of steps is data: one program serves every chunk of a block, however long.
@@ -132,20 +141,24 @@ def train_steps(task: Task, shared: Shared, state: TrainState, inputs: Inputs) -
         shared: what all members share.
         state: one member's.
         inputs: that member's batches, hyperparameters and key.
+        axis: mesh axis whose devices share every batch, if any do: each takes its rows, and a batch that they do not
+            divide is everyone's.
 
     Returns:
         The new state and the figures of the steps, `[S]` each; entry i belongs to the i-th step taken, those never
         reached are zero.
     """
-    n_slots = inputs.batches.shape[0]
+    n_slots, batch_size = inputs.batches.shape
+    if rows.divide(batch_size, axis):
+        task = task.cut(axis)
 
     @jax.jit
     def step(state: TrainState, i: jax.Array) -> tuple[TrainState, Figures]:
         slot = shared.first_batch + i
-        batch = jax.tree.map(lambda leaf: leaf[inputs.batches[slot]], shared.examples)
+        batch = rows.take(shared.examples, inputs.batches[slot], axis)
         hyper = inputs.constants | {name: values[slot] for name, values in inputs.schedules.items()}
         key = derive(jax.random.wrap_key_data(inputs.key), "step", shared.first_step + i)
-        return train_step(task, state, batch, hyper, key)
+        return train_step(task, state, batch, hyper, key, axis)
 
     def body(i, carry):
         state, figures = carry

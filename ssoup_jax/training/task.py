@@ -28,8 +28,13 @@ class Task:
             `learning_rate`: traced values, so that members may differ in them. The structure of its state must not
             depend on them. It need not know of masks.
         moments: for exact recalibration; None: there is nothing to recalibrate.
+        cut: returns the same task for a batch whose rows are cut over the mesh axis of the given name: each device
+            calls it with its own rows, in their order, and what it returns is averaged over the axis. What is random,
+            or is computed of the whole batch, such as BatchNorm's statistics, is to be that of the whole batch. None:
+            a batch is never cut.
     """
 
     loss: Loss
     optimizer: Callable[..., optax.GradientTransformation]
     moments: Moments | None = None
+    cut: Callable[[str], "Task"] | None = None

@@ -12,7 +12,7 @@ from ssoup_jax import trees
 from ssoup_jax.models.simple import Simple
 from ssoup_jax.pruning.masks import full_mask
 from ssoup_jax.stack import executors
-from ssoup_jax.stack.apart import Apart, together
+from ssoup_jax.stack.held import Apart, together
 from ssoup_jax.training import step
 from ssoup_jax.training.step import Inputs, Shared, TrainState, train_steps
 from tests.training import tiny
@@ -180,13 +180,13 @@ def test_bound_functions_are_one_object():
 
 
 def programs(caplog) -> int:
-    return sum("Compiling jit(_" in record.message for record in caplog.records)
+    return sum(record.message.startswith(("Compiling jit(_", "Compiling jit(sharded")) for record in caplog.records)
 
 
 @pytest.mark.parametrize(
     ("execution", "expected"),
     # A chunk's program serves every chunk of its size: 3, then 2 and 1.
-    [("map", 1), ("loop", 1), ("vmap", 3), ("unroll", 3), ("vmap:1", 1), ("vmap:2", 2), ("shard:map", 3)],
+    [("map", 1), ("loop", 1), ("vmap", 3), ("unroll", 3), ("vmap:1", 1), ("vmap:2", 2), ("1x1:map", 3)],
 )
 def test_one_program_for_each_shape(caplog, execution, expected):
     def fresh(shared, state, inputs):
@@ -203,8 +203,8 @@ def test_one_program_for_each_shape(caplog, execution, expected):
 def test_what_is_shared_is_placed_once():
     array = jnp.arange(3.0)
     assert executors.place("vmap", array) is array
-    spread = executors.place("shard:map", array)
-    assert executors.place("shard:vmap", spread).unsafe_buffer_pointer() == spread.unsafe_buffer_pointer()
+    spread = executors.place("1x1:map", array)
+    assert executors.place("1x1:vmap", spread).unsafe_buffer_pointer() == spread.unsafe_buffer_pointer()
 
 
 @pytest.mark.parametrize("execution", ["map", "loop"])

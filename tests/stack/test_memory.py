@@ -94,11 +94,10 @@ class Compiler:
         return [SimpleNamespace(memory_analysis=lambda own=own: SimpleNamespace(**own)) for own in (sizes, small)]
 
 
-def fit(monkeypatch, execution, m, figures, limit, n_devices=1):
+def fit(monkeypatch, execution, m, figures, limit):
     compiler, lines = Compiler(figures), []
     monkeypatch.setattr(executors, "compiled", compiler)
     monkeypatch.setattr(memory, "free_bytes", lambda sharded: limit)
-    monkeypatch.setattr(jax, "devices", lambda: [None] * n_devices)
     try:
         return memory.fit(execution, None, None, np.zeros((m, 1)), (), on_line=lines.append), compiler.asked, lines
     except SettingsError as error:
@@ -106,29 +105,27 @@ def fit(monkeypatch, execution, m, figures, limit, n_devices=1):
 
 
 @pytest.mark.parametrize(
-    ("execution", "m", "n_devices", "forms"),
+    ("execution", "m", "forms"),
     [
-        ("vmap", 5, 1, ["vmap", "vmap:3", "vmap:2", "map"]),
-        ("unroll", 10, 1, ["unroll", "unroll:5", "unroll:3", "unroll:2", "map"]),
-        ("vmap", 2, 1, ["vmap", "map"]),
-        ("unroll:7", 3, 1, ["unroll:7", "unroll:2", "map"]),
-        ("unroll:2", 5, 1, ["unroll:2", "map"]),
-        ("map", 5, 1, ["map"]),
-        ("loop", 5, 1, ["loop"]),
-        ("shard:vmap", 8, 4, ["shard:vmap", "shard:map"]),
-        ("shard:unroll", 12, 4, ["shard:unroll", "shard:unroll:2", "shard:map"]),
-        ("shard:map", 12, 4, ["shard:map"]),
+        ("vmap", 5, ["vmap", "vmap:3", "vmap:2", "map"]),
+        ("unroll", 10, ["unroll", "unroll:5", "unroll:3", "unroll:2", "map"]),
+        ("vmap", 2, ["vmap", "map"]),
+        ("unroll:7", 3, ["unroll:7", "unroll:2", "map"]),
+        ("unroll:2", 5, ["unroll:2", "map"]),
+        ("map", 5, ["map"]),
+        ("loop", 5, ["loop"]),
+        ("4x1:vmap", 8, ["4x1:vmap", "4x1:map"]),
+        ("4x2:unroll", 12, ["4x2:unroll", "4x2:unroll:2", "4x2:map"]),
+        ("1x4:map", 12, ["1x4:map"]),
     ],
 )
-def test_smaller_forms_take_fewer_members_at_a_time_and_in_the_end_one(monkeypatch, execution, m, n_devices, forms):
-    line, asked, lines = fit(monkeypatch, execution, m, {}, 100 * 10**9, n_devices)
+def test_smaller_forms_take_fewer_members_at_a_time_and_in_the_end_one(monkeypatch, execution, m, forms):
+    line, asked, lines = fit(monkeypatch, execution, m, {}, 100 * 10**9)
     assert (asked, lines) == (forms, [])
     assert line.startswith(f"execution: even {forms[-1]!r} needs 1e+06 GB and does not fit into 100 GB")
     for form in forms:
-        assert fit(monkeypatch, execution, m, {form: 90 * 10**9}, 100 * 10**9, n_devices)[0] == form
-        assert fit(monkeypatch, execution, m, {form: 90 * 10**9 + 1}, 100 * 10**9, n_devices)[0].startswith(
-            "execution: "
-        )
+        assert fit(monkeypatch, execution, m, {form: 90 * 10**9}, 100 * 10**9)[0] == form
+        assert fit(monkeypatch, execution, m, {form: 90 * 10**9 + 1}, 100 * 10**9)[0].startswith("execution: ")
 
 
 def test_a_smaller_form_is_told_in_one_line(monkeypatch):
@@ -253,7 +250,7 @@ def test_accelerators_say_what_is_free(monkeypatch, sharded, stats, expected):
 def test_devices_that_a_cpu_pretends_to_have_share_its_memory(monkeypatch):
     monkeypatch.setattr(memory, "host_free_bytes", lambda: 1000)
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="cpu")] * 4)
-    assert (memory.free_bytes(), memory.free_bytes(sharded=True)) == (1000, 250)
+    assert (memory.free_bytes(), memory.free_bytes(all_devices=True)) == (1000, 250)
 
 
 def test_this_machine_has_memory():

@@ -26,7 +26,6 @@ def small_blocks(monkeypatch):
 
 
 def arguments(positions, execution="map", variables=None):
-    execution = "shard:map" if execution == "shard" else execution
     return CLASSIFIER, tiny.feed(positions), variables or tiny.variables(), "train", execution
 
 
@@ -76,7 +75,7 @@ def test_the_order_of_the_split_is_the_order_of_the_logits():
     np.testing.assert_array_equal(logits(split[order]), logits(split)[:, order])
 
 
-@pytest.mark.parametrize("execution", ["map", "vmap", "unroll", "loop", "shard"])
+@pytest.mark.parametrize("execution", ["map", "vmap", "unroll", "loop", "1x1:map"])
 @pytest.mark.parametrize("n", [1, 32, 40])
 def test_scores_are_those_of_the_logits(n, execution):
     own = tiny.digits()[1]["test"][5 : 5 + n]

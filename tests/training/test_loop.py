@@ -17,7 +17,7 @@ from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning.masks import dense_form
 from ssoup_jax.stack import executors
-from ssoup_jax.stack.apart import together
+from ssoup_jax.stack.held import together
 from ssoup_jax.training import loop, step
 from ssoup_jax.training.hyper import Hyper, per_step
 from ssoup_jax.training.task import Task

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax import trees
-from ssoup_jax.stack.apart import Apart, apart, collected, together
+from ssoup_jax.stack.held import Apart, apart, collected, together
 from tests.training import tiny
 
 
