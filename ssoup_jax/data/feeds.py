@@ -44,6 +44,27 @@ class Block(NamedTuple):
     last: int
 
 
+class Part(NamedTuple):
+    """What one process of a pod needs of every batch, where its devices run some members, or see some rows, only.
+
+    Attributes:
+        members: their places in the stack.
+        first, last, of: it sees the rows from `B * first / of` to `B * last / of`; of a batch that `of` does not
+            divide, all.
+    """
+
+    members: tuple[int, ...]
+    first: int
+    last: int
+    of: int
+
+    def rows(self, batch_size: int) -> slice:
+        """Returns the rows of a batch that it sees."""
+        if batch_size % self.of:
+            return slice(0, batch_size)
+        return slice(batch_size // self.of * self.first, batch_size // self.of * self.last)
+
+
 class Feed(Protocol):
     """Where programs get their images from: all on the device, or streamed to it."""
 
@@ -54,7 +75,7 @@ class Feed(Protocol):
     """Whether every block points into the same examples."""
 
     def training(
-        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
+        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0, part: Part | None = None
     ) -> Generator[Block, None, None]:
         """Yields an epoch of shuffled training batches.
 
@@ -63,15 +84,19 @@ class Feed(Protocol):
             epoch: 0-based.
             batch_size: B; the partial last batch is kept, as a block of its own shape.
             first_batch: batches of the epoch that were taken before; nothing is read for them.
+            part: what this process needs; the positions of everything else point anywhere. None: all of it.
         """
 
-    def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
+    def recalibration(
+        self, keys: jax.Array, batch_size: int, n_batches: int, part: Part | None = None
+    ) -> Iterator[Block]:
         """Yields the first batches of the unshuffled training split, seen as in training.
 
         Args:
             keys: typed PRNG keys `[m]`, for what is random about how an image is seen.
             batch_size: B.
             n_batches: how many.
+            part: see `training`.
         """
 
     def evaluation(self, split: str, block_size: int) -> Iterator[tuple[Examples, jax.Array]]:
@@ -167,14 +192,16 @@ class Resident:
         return {split: len(positions) for split, positions in self.positions.items()}
 
     def training(
-        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0
+        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0, part: Part | None = None
     ) -> Generator[Block, None, None]:
         """Yields an epoch in at most two blocks, see `Feed.training`."""
         positions = self.positions["train"]
         order = positions[self.order(keys, epoch, len(positions))]
         return self._blocks(order, batch_size, first_batch)
 
-    def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
+    def recalibration(
+        self, keys: jax.Array, batch_size: int, n_batches: int, part: Part | None = None
+    ) -> Iterator[Block]:
         """Yields the batches in at most two blocks, see `Feed.recalibration`."""
         positions = self.positions["train"][: n_batches * batch_size]
         return self._blocks(np.broadcast_to(positions, (len(keys), len(positions))), batch_size)

@@ -20,9 +20,9 @@ import numpy as np
 
 from ssoup_jax.data import pictures, views
 from ssoup_jax.data.dataset import Dataset, Files, Split
-from ssoup_jax.data.feeds import Block, Examples, cut, epoch_order, padded_blocks
+from ssoup_jax.data.feeds import Block, Examples, Part, cut, epoch_order, padded_blocks
 from ssoup_jax.data.views import View
-from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.errors import RunError
 from ssoup_jax.keys import derive
 
 BLOCKS_AHEAD = 2
@@ -56,9 +56,7 @@ class _Plan(NamedTuple):
 class Streaming:
     """Feeds programs, as `feeds.Feed` says, with images that are read and decoded as they are needed.
 
-    Members with equal keys share one stream: their images are decoded once. Where several processes share the work,
-    each one reads its own contiguous part of every batch. A partial last batch that cannot be shared equally is read
-    whole by all of them, so that averaging over processes gives what one process would compute.
+    Members with equal keys share one stream: their images are decoded once. A process of a pod reads its `feeds.Part`.
 
     Attributes:
         sizes: how many examples each split has.
@@ -76,7 +74,6 @@ class Streaming:
         workers: int,
         steps_per_block: int,
         skip_undecodable: bool,
-        shard: tuple[int, int] = (0, 1),
     ):
         """Reads nothing yet.
 
@@ -87,7 +84,6 @@ class Streaming:
             steps_per_block: S; a block holds `S * B` images for every distinct key.
             skip_undecodable: whether an image that cannot be decoded is black and noted in `skipped`, in place of an
                 error. Its label stays, so every batch has the images it would have had.
-            shard: this process, from 0, and the number of processes that share every batch.
         """
         self._splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
         self._view = view
@@ -95,12 +91,13 @@ class Streaming:
         self._workers = workers
         self._steps_per_block = steps_per_block
         self._skip_undecodable = skip_undecodable
-        self._shard = shard
         self.sizes = {name: len(split) for name, split in self._splits.items()}
         self.skipped: dict[str, str] = {}
         self.waited_seconds = 0.0
 
-    def training(self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0) -> Iterator[Block]:
+    def training(
+        self, keys: jax.Array, epoch: int, batch_size: int, first_batch: int = 0, part: Part | None = None
+    ) -> Iterator[Block]:
         """Yields an epoch in blocks of S batches, the last of them filled up, then its partial batch.
 
         Args:
@@ -108,33 +105,35 @@ class Streaming:
             epoch: 0-based.
             batch_size: B.
             first_batch: batches of the epoch that were taken before.
+            part: what this process needs; None: all of it.
 
         Raises:
-            SettingsError: the processes cannot share a batch equally.
             RunError: an image cannot be read or decoded.
         """
-        distinct, stream = _distinct(keys)
+        distinct, stream = _distinct(keys, part)
         order = epoch_order(distinct, epoch, self.sizes["train"])
-        return self._blocks(order, self._view_keys(distinct, epoch), stream, batch_size, first_batch)
+        return self._blocks(order, self._view_keys(distinct, epoch), stream, batch_size, first_batch, part)
 
-    def recalibration(self, keys: jax.Array, batch_size: int, n_batches: int) -> Iterator[Block]:
+    def recalibration(
+        self, keys: jax.Array, batch_size: int, n_batches: int, part: Part | None = None
+    ) -> Iterator[Block]:
         """Yields batches in blocks as for training; images are seen as in an epoch 0 of these keys.
 
         Args:
             keys: typed PRNG keys `[m]`.
             batch_size: B.
             n_batches: how many.
+            part: what this process needs; None: all of it.
 
         Raises:
-            SettingsError: the processes cannot share a batch equally.
             RunError: an image cannot be read or decoded.
         """
-        distinct, stream = _distinct(keys)
+        distinct, stream = _distinct(keys, part)
         if self._view is None:
             distinct, stream = distinct[:1], np.zeros_like(stream)
         rows = np.arange(self.sizes["train"])[: n_batches * batch_size]
         rows = np.broadcast_to(rows, (len(distinct), len(rows)))
-        return self._blocks(rows, self._view_keys(distinct, 0), stream, batch_size)
+        return self._blocks(rows, self._view_keys(distinct, 0), stream, batch_size, part=part)
 
     def evaluation(self, split: str, block_size: int) -> Iterator[tuple[Examples, jax.Array]]:
         """Yields a split in order; what fills up the last block is black.
@@ -144,22 +143,20 @@ class Streaming:
             block_size: images per block.
 
         Raises:
-            SettingsError: the processes cannot share a block equally.
             RunError: an image cannot be read or decoded.
         """
-        own = self._share(block_size)
         n_images = self.sizes[split]
         plans = (
             _Plan(
                 self._splits[split],
-                rows[None, own],
+                rows[None],
                 first=0,
-                last=int(np.clip(n_images - i * block_size - own.start, 0, own.stop - own.start)),
+                last=min(n_images - i * block_size, block_size),
                 keys=None,
             )
             for i, rows in enumerate(padded_blocks(np.arange(n_images), block_size))
         )
-        positions = np.arange(own.stop - own.start, dtype=np.int32)
+        positions = np.arange(block_size, dtype=np.int32)
         return self._ahead(lambda run, plan: jax.device_put((self._examples(run, plan), positions)), plans)
 
     def _blocks(
@@ -169,33 +166,24 @@ class Streaming:
         stream: np.ndarray,
         batch_size: int,
         first_batch: int = 0,
+        part: Part | None = None,
     ) -> Iterator[Block]:
         """Yields the blocks of an order `[k, n]`, where member i has the stream `stream[i]`."""
-        self._share(batch_size)
         plans = _cut(order, batch_size, self._steps_per_block, first_batch)
 
         def make(run: Map, planned: tuple[np.ndarray, int, int]) -> Block:
             batches, first, last = planned
             n_slots, batch_size = batches.shape[1:]
-            own = self._share(batch_size, partial=True)
+            own = slice(0, batch_size) if part is None else part.rows(batch_size)
             size = own.stop - own.start
             rows = batches[:, :, own].reshape(len(batches), n_slots * size)
             plan = _Plan(self._splits["train"], rows, first * size, last * size, view_keys)
             within = np.arange(n_slots * size, dtype=np.int32).reshape(1, n_slots, size)
-            positions = stream[:, None, None] * np.int32(n_slots * size) + within
+            positions = np.zeros((len(stream), n_slots, batch_size), np.int32)
+            positions[:, :, own] = stream[:, None, None] * np.int32(n_slots * size) + within
             return Block(jax.device_put(self._examples(run, plan)), positions, first, last)
 
         return self._ahead(make, plans)
-
-    def _share(self, batch_size: int, partial: bool = False) -> slice:
-        """Returns this process's part of a batch; a partial batch that cannot be cut equally is everyone's."""
-        index, count = self._shard
-        if batch_size % count:
-            if partial:
-                return slice(0, batch_size)
-            raise SettingsError(f"batch_size: found {batch_size}; allowed: a multiple of the {count} processes")
-        own = batch_size // count
-        return slice(index * own, (index + 1) * own)
 
     def _view_keys(self, keys: jax.Array, epoch: int) -> np.ndarray | None:
         if self._view is None:
@@ -265,11 +253,14 @@ class Streaming:
         return self._view.training(image, views.uniforms(key, index))
 
 
-def _distinct(keys: jax.Array) -> tuple[jax.Array, np.ndarray]:
-    """Returns the distinct keys, `[k]`, and which of them each member has, int32 `[m]`."""
-    data = jax.device_get(jax.random.key_data(keys))
+def _distinct(keys: jax.Array, part: Part | None) -> tuple[jax.Array, np.ndarray]:
+    """Returns the distinct keys of the members that are needed, `[k]`, and which of them each has, int32 `[m]`."""
+    needed = np.arange(len(keys)) if part is None else np.array(part.members)
+    data = jax.device_get(jax.random.key_data(keys))[needed]
     _, first, inverse = np.unique(data, axis=0, return_index=True, return_inverse=True)
-    return keys[first], inverse.ravel().astype(np.int32)
+    stream = np.zeros(len(keys), np.int32)
+    stream[needed] = inverse.ravel()
+    return keys[needed[first]], stream
 
 
 def _cut(

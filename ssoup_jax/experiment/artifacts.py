@@ -1,6 +1,8 @@
 """What a finished stage leaves behind, and how it is stored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks
+from ssoup_jax.storage.store import Store
 from ssoup_jax.trees import PyTree
 
 
@@ -16,19 +19,44 @@ class Artifact:
     """What a finished stage leaves behind.
 
     Attributes:
-        variables: the model's parameters and BatchNorm statistics.
+        variables: the model's parameters and BatchNorm statistics, or what fetches them: for a member of a stack that
+            is spread over a mesh, which all processes have to ask for.
         mask: structure and shapes of the params; False where a weight is pruned, None where none ever is.
         record: everything else, JSON-ready: metrics, sparsity, cost, training history.
     """
 
-    variables: Variables
+    variables: Variables | Callable[[], Variables]
     mask: PyTree
     record: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The artifact of a finished stage, read when it is wanted.
+
+    Attributes:
+        store: where it is.
+        name: its name.
+        like: shapes and dtypes of its arrays, see `like`.
+    """
+
+    store: Store
+    name: str
+    like: PyTree
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Its record."""
+        return self.store.record(self.name)
+
+    def load(self) -> Artifact:
+        """Reads all of it."""
+        return from_tree(*self.store.load(self.name, self.like))
+
+
 def to_tree(artifact: Artifact) -> PyTree:
     """Returns the arrays of an artifact as they are stored."""
-    variables = artifact.variables
+    variables = artifact.variables() if callable(artifact.variables) else artifact.variables
     return {**variables.as_flax(), "mask": masks.dense_form(artifact.mask, variables.params)}
 
 

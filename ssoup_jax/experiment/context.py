@@ -11,6 +11,7 @@ from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report.console import Console
 from ssoup_jax.schedules import pretrain, retrain
 from ssoup_jax.stack import names
@@ -33,6 +34,7 @@ class Context:
         mesh: the setting: over which devices members and batches are spread; None: chosen for every stack.
         evaluated: the splits that finished models are evaluated on.
         console: where progress is shown.
+        pod: the processes of this run.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
         imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
     """
@@ -45,6 +47,7 @@ class Context:
     mesh: names.Shape | None
     evaluated: tuple[str, ...]
     console: Console
+    pod: Pod = ALONE
     choices: Remembered | None = None
     imported: Artifact | None = None
 

@@ -8,24 +8,26 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.soups import Trial
+from ssoup_jax.stack import held
+from ssoup_jax.stack.held import Held
 from ssoup_jax.training.evaluate import BLOCK_SIZE, ensemble_score, score
 from ssoup_jax.trees import PyTree
 
 
-def evaluate(context: Context, stack: Variables, splits: tuple[str, ...]) -> list[dict[str, dict[str, float]]]:
+def evaluate(context: Context, stack: Held, splits: tuple[str, ...]) -> list[dict[str, dict[str, float]]]:
     """Returns each member's metrics on the given splits."""
     m = trees.stack_size(stack)
     scores = {split: score(*_what(context, stack, split)) for split in splits}
     return [{split: scores[split][i] for split in splits} for i in range(m)]
 
 
-def _what(context: Context, stack: Variables, split: str) -> tuple:
+def _what(context: Context, stack: Held, split: str) -> tuple:
     """Returns the arguments of `score` and `ensemble_score`."""
     execution = context.executor(trees.stack_size(stack), BLOCK_SIZE)
     return context.classifier, context.feed, stack, split, execution, context.console.line
 
 
-def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTree) -> list[dict[str, Any]]:
+def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -> list[dict[str, Any]]:
     """Describes each finished model of a stack: metrics on every split, sparsity, cost, size.
 
     Args:
@@ -43,7 +45,8 @@ def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTr
         "classes": context.classes,
     }
     records = []
-    for own, params in zip(scores, trees.unstack(stack.params), strict=True):
+    for i, own in enumerate(scores):
+        params = held.member(stack, i).params
         records.append(
             {
                 "model": described,
@@ -74,9 +77,11 @@ def distance_to_pruned(params: PyTree, mask: PyTree, goal_sparsity: float) -> di
     return {"distance_to_pruned": metrics.distance_to_pruned(params, mask, goal_sparsity)._asdict()}
 
 
-def prediction_ensemble(context: Context, stack: Variables) -> dict[str, dict[str, float]]:
-    """Metrics of the members' averaged predictions."""
-    return {split: ensemble_score(*_what(context, stack, split)) for split in ("val", "test")}
+def describe_group(context: Context, stack: Held) -> dict[str, Any]:
+    """Describes models as a group: how far they are from one another, and what their averaged predictions achieve."""
+    params = held.combine(lambda variables: variables.params, stack)
+    ensemble = {split: ensemble_score(*_what(context, stack, split)) for split in ("val", "test")}
+    return {"distances": metrics.soup_distances(held.leaves(params)), "prediction_ensemble": ensemble}
 
 
 def greedy_selection(

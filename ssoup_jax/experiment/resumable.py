@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssoup_jax import trees
 from ssoup_jax.data.feeds import n_batches
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
-from ssoup_jax.stack import names
-from ssoup_jax.stack.held import together
+from ssoup_jax.stack import executors, names
+from ssoup_jax.stack.held import Held, combine, together
 from ssoup_jax.storage.checkpoints import Checkpoints
 from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
@@ -54,12 +55,12 @@ class Trained:
     """A stack after its training.
 
     Attributes:
-        variables: leaves `[m, ...]`, on the host, where slicing a stack compiles nothing.
+        variables: leaves `[m, ...]`, on the host, where slicing a stack compiles nothing; or spread over a mesh.
         records: each member's figures, JSON-ready.
         diverged: the step at which a member's loss or weights were no longer finite.
     """
 
-    variables: Variables
+    variables: Held
     records: list[dict[str, Any]]
     diverged: dict[int, int]
 
@@ -83,7 +84,7 @@ def train(
         context: the task, its examples and its executor; a checkpoint goes on under the executor it began with.
         work: where its traces go.
         title: what is going on, for the console.
-        variables: where the members start, leaves `[m, ...]`, on the host.
+        variables: where every member starts, on the host.
         mask: shared by all.
         hyper: what the members differ in, and how many steps each takes.
         batch_size: examples per step.
@@ -97,15 +98,15 @@ def train(
     """
     m, total = len(hyper.n_steps), int(np.max(hyper.n_steps))
     if not total:
-        return Trained(jax.device_get(variables), [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
-    state = step.init(context.task, hyper.values, variables, mask)
+        stack = trees.stack([jax.device_get(variables)] * m)
+        return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
+    member = step.init_member(context.task, hyper.values, variables, mask)
     checkpoints = Checkpoints(work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"))
-    start = _resume(checkpoints, work, title, state) or _Start(
-        loop.Snapshot(0, state),
-        EpochLog([folder / METRICS for folder in work.folders]),
-        0.0,
-        _choose(context, state, hyper, batch_size),
-    )
+    start = _resume(context, checkpoints, work, title, member, hyper, batch_size)
+    if start is None:
+        execution = _choose(context, member, hyper, batch_size)
+        state = executors.assemble(execution, m, lambda index: member)
+        start = _Start(loop.Snapshot(0, state), EpochLog([folder / METRICS for folder in work.folders]), 0.0, execution)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
     started, execution, anything_new = time.perf_counter(), start.execution, False
@@ -153,22 +154,24 @@ def train(
             on_chunk,
             work.on_divergence,
             work.console.line,
+            context.pod,
         )
         for member, when in trained.diverged.items():
             work.console.line(f"{hyper.names[member]}: not finite at step {when}; stopped, the others go on")
         how = {"seconds": start.seconds + time.perf_counter() - started, "execution": execution}
         records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
-        return Trained(jax.device_get(trained.state.variables), records, trained.diverged)
+        variables = combine(lambda state: state.variables, trained.state)
+        return Trained(jax.device_get(variables), records, trained.diverged)
 
 
-def _choose(context: Context, state: TrainState, hyper: Hyper, batch_size: int) -> str:
+def _choose(context: Context, member: TrainState, hyper: Hyper, batch_size: int) -> str:
     """Chooses the executor of a stack that begins: by the setting, by a rule, or by measuring."""
     m = len(hyper.n_steps)
     if context.execution != "measured":
         return context.executor(m, batch_size)
     return measured.choose(
         names.candidates(jax.default_backend(), len(jax.devices()), context.load(m, batch_size), context.mesh),
-        measured.probe(context.task, context.feed, state, hyper, batch_size),
+        measured.probe(context.task, context.feed, trees.stack([member] * m), hyper, batch_size),
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
@@ -181,24 +184,31 @@ def _stored(state: TrainState) -> dict[str, PyTree]:
     return {"variables": variables, "opt_state": state.opt_state, "mask": state.mask}
 
 
-def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState) -> _Start | None:
+def _resume(
+    context: Context,
+    checkpoints: Checkpoints,
+    work: Work,
+    title: str,
+    member: TrainState,
+    hyper: Hyper,
+    batch_size: int,
+) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
-    form = _stored(state)
+    m = len(hyper.n_steps)
+    form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((m, *leaf.shape), leaf.dtype), _stored(member))
     older = {name: part for name, part in form.items() if name != "mask"}
     found = checkpoints.latest(form, older)
     if found is None:
         return None
     when, stored, info = found
-    collections = dict(stored["variables"])
-    variables = Variables(collections.pop("params"), collections)
-    resumed = TrainState(variables, stored["opt_state"], stored.get("mask", state.mask))
     try:
-        names.parse(info["execution"])
+        execution = _again(context, info["execution"], member, hyper, batch_size)
+        state = executors.assemble(execution, m, lambda index: _restored(trees.member(stored, index), member))
         start = _Start(
-            loop.Snapshot(when, resumed, {int(member): int(at) for member, at in info["diverged"].items()}),
+            loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
             EpochLog([folder / METRICS for folder in work.folders], info["log"]),
             float(info["seconds"]),
-            info["execution"],
+            execution,
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         # Whole but not ours: its manifest is right, so somebody else wrote it.
@@ -206,3 +216,19 @@ def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState)
         return None
     work.console.line(f"{title}: goes on after step {when}, from a checkpoint")
     return start
+
+
+def _restored(stored: PyTree, member: TrainState) -> TrainState:
+    """Returns a member's state from the form in which it is stored, see `_stored`."""
+    collections = dict(stored["variables"])
+    variables = Variables(collections.pop("params"), collections)
+    return TrainState(variables, stored["opt_state"], stored.get("mask", member.mask))
+
+
+def _again(context: Context, before: str, member: TrainState, hyper: Hyper, batch_size: int) -> str:
+    """Returns the executor that a checkpoint goes on under: the one before, if there are as many devices as then."""
+    if not names.stands_for_another(before):
+        mesh = names.parse(before).mesh or (1, 1)
+        if mesh[0] * mesh[1] == len(jax.devices()):
+            return before
+    return _choose(context, member, hyper, batch_size)

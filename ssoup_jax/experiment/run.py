@@ -13,7 +13,7 @@ from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
-from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan, make_plan
 from ssoup_jax.experiment.prepare import prepare
@@ -115,15 +115,15 @@ def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, s
         console=context.console,
     )
     like = artifacts.like(context.like)
-    parents = [artifacts.from_tree(*store.load(parent.name, like)) for parent in group[0].parents]
+    parents = [Stored(store, parent.name, like) for parent in group[0].parents]
     finished = _artifacts(context, group, parents, work)
     with stop.saving():
-        store.finish(names, list(map(artifacts.to_tree, finished)), [artifact.record for artifact in finished])
+        store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
     for stage, artifact in zip(group, finished, strict=True):
         context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
 
 
-def _artifacts(context: Context, group: list[Stage], parents: list[Artifact], work: Work) -> list[Artifact]:
+def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> list[Artifact]:
     """Calls the function of a group's kind of stage."""
     match group[0].spec:
         case Imported():
@@ -131,7 +131,7 @@ def _artifacts(context: Context, group: list[Stage], parents: list[Artifact], wo
         case Dense():
             return [stages.dense(context, group[0], work)]
         case Retrain():
-            return stages.retrain(context, group, parents[0], work)
+            return stages.retrain(context, group, parents[0].load(), work)
     return [stages.soup(context, group[0], parents)]
 
 

@@ -1,14 +1,15 @@
 """The stages, each (stage, its parents' artifacts) -> artifact: dense, retrain, soup."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from ssoup_jax import metrics, soups, trees
+from ssoup_jax import soups, trees
 from ssoup_jax.errors import RunError
 from ssoup_jax.experiment import records
-from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
 from ssoup_jax.experiment.specs import Dense, Retrain, Soup, Stage
@@ -16,6 +17,8 @@ from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.pruning.transform import apply_mask
 from ssoup_jax.schedules import retrain as retraining_schedules
+from ssoup_jax.stack import executors, held, names
+from ssoup_jax.stack.held import Held
 from ssoup_jax.training.hyper import Hyper, per_step
 from ssoup_jax.training.recalibrate import recalibrate
 from ssoup_jax.trees import PyTree
@@ -62,10 +65,10 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         keys=key(spec.run_id, "Dense", "train")[None],
         names=[stage.title],
     )
-    trained = train(context, work, stage.title, trees.stack([variables]), mask, hyper, spec.batch_size)
+    trained = train(context, work, stage.title, variables, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
-        trees.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
+        held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
     )
 
 
@@ -98,43 +101,47 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         keys=_member_keys(stages, "train"),
         names=[stage.title for stage in stages],
     )
-    trained = train(context, work, title, trees.stack([pruned] * len(stages)), mask, hyper, spec.batch_size)
-    stack = _without(trained.diverged, trained.variables, pruned)
-    _check_pruned(stack.params, mask, title)
+    trained = train(context, work, title, pruned, mask, hyper, spec.batch_size)
+    stack = trained.variables
+    for i in trained.diverged:
+        # In the place of members that diverged, so that what follows need not know of them.
+        stack = held.replaced(stack, i, pruned)
     stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
     described = records.describe(context, stages[0].dense, stack, mask)
     artifacts = []
     for i, stage in enumerate(stages):
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
         record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
-        own = trees.member(stack, i)
+        own = held.member(stack, i)
+        _check_pruned(own.params, mask, title)
         if i in trained.diverged:
             record["metrics"] = {}
         else:
             record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
-        artifacts.append(Artifact(own, mask, record))
+        # A host has one member of a spread stack at a time.
+        spread = isinstance(stack, held.Spread)
+        artifacts.append(Artifact(functools.partial(held.member, stack, i) if spread else own, mask, record))
     return artifacts
 
 
-def soup(context: Context, stage: Stage, candidates: list[Artifact]) -> Artifact:
+def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     """Makes the soup of a phase's candidates.
 
     Args:
         context: what it works with.
         stage: a `Soup` spec.
-        candidates: its parents' artifacts.
+        candidates: its parents, in the store.
 
     Returns:
         The soup, recalibrated, with the candidates' mask.
 
     Raises:
-        RunError: so many candidates diverged that fewer than two are left.
+        RunError: so many candidates diverged that fewer than two are left, or their masks differ.
     """
     spec: Soup = stage.spec
     # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
     candidates, labels = _healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
-    mask = soups.common_mask([candidate.mask for candidate in candidates])
-    stack = trees.stack([candidate.variables for candidate in candidates])
+    mask, stack = candidates[0].load().mask, _gathered(context, spec, candidates)
     keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
     def soup_of(weights: soups.Weights) -> Variables:
@@ -150,31 +157,38 @@ def soup(context: Context, stage: Stage, candidates: list[Artifact]) -> Artifact
     if method.by_score:
         selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
     made = soup_of(weights)
-    _check_pruned(made.params, mask, stage.title)
     (record,) = records.describe(context, stage.dense, made, mask)
-    record |= records.distance_to_pruned(trees.member(made.params, 0), mask, spec.goal_sparsity)
+    own = held.member(made, 0)
+    _check_pruned(own.params, mask, stage.title)
+    record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
+    every = selected = records.describe_group(context, stack)
+    if len(ingredients) < len(candidates):
+        selected = records.describe_group(context, _gathered(context, spec, [candidates[i] for i in ingredients]))
     return Artifact(
-        trees.member(made, 0),
+        own,
         mask,
         {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
-        | {**record, "greedy": selection}
-        | _described_groups(context, stack, ingredients),
+        | {**record, "greedy": selection, "candidates": every, "selected": selected},
     )
 
 
-def _described_groups(context: Context, stack: Variables, ingredients: list[int]) -> dict[str, Any]:
-    """Describes all candidates, and those that the soup took, as groups of models."""
+def _gathered(context: Context, spec: Soup, candidates: list[Stored]) -> Held:
+    """Brings candidates together where they are needed; a process of a pod reads those of its own devices.
 
-    def describe(group: Variables) -> dict[str, Any]:
-        return {
-            "distances": metrics.soup_distances(group.params),
-            "prediction_ensemble": records.prediction_ensemble(context, group),
-        }
+    Raises:
+        RunError: their masks differ.
+    """
+    first = candidates[0].load()
 
-    candidates = describe(stack)
-    if len(ingredients) == trees.stack_size(stack):
-        return {"candidates": candidates, "selected": candidates}
-    return {"candidates": candidates, "selected": describe(trees.member(stack, np.array(ingredients)))}
+    def read(index: int) -> Variables:
+        own = candidates[index].load() if index else first
+        soups.check_same_mask(first.mask, own.mask, index + 1)
+        return own.variables
+
+    execution = context.executor(len(candidates), spec.batch_size)
+    if names.parse(execution).mesh is None:
+        return trees.stack([read(index) for index in range(len(candidates))])
+    return executors.assemble(execution, len(candidates), read)
 
 
 def _prune(spec: Retrain, parent: Artifact) -> tuple[Variables, PyTree]:
@@ -210,18 +224,9 @@ def _member_keys(stages: list[Stage], purpose: str) -> jax.Array:
     return jax.numpy.stack([key(spec.run_id, "IMP", spec.phase, purpose, spec.retraining.seed) for spec in specs])
 
 
-def _without(diverged: dict[int, int], stack: Variables, pruned: Variables) -> Variables:
-    """Puts the pruned model in the place of members that diverged, so that what follows need not know of them."""
-
-    def put(leaf, start):
-        return np.stack([start if i in diverged else own for i, own in enumerate(leaf)])
-
-    return jax.tree.map(put, stack, pruned) if diverged else stack
-
-
 def _healthy(
-    context: Context, title: str, candidates: list[Artifact], labels: list[int | float]
-) -> tuple[list[Artifact], list[int | float]]:
+    context: Context, title: str, candidates: list[Stored], labels: list[int | float]
+) -> tuple[list[Stored], list[int | float]]:
     """Leaves out the candidates that diverged, and says so."""
     kept = [i for i, candidate in enumerate(candidates) if candidate.record.get("diverged") is None]
     for i in sorted({*range(len(candidates))} - {*kept}):
@@ -232,7 +237,7 @@ def _healthy(
     return [candidates[i] for i in kept], [labels[i] for i in kept]
 
 
-def _recalibrated(context: Context, spec: Retrain | Soup, stack: Variables, keys: jax.Array) -> Variables:
+def _recalibrated(context: Context, spec: Retrain | Soup, stack: Held, keys: jax.Array) -> Held:
     method, fraction = spec.recalibration or (None, None)
     stack = recalibrate(
         context.task,
@@ -248,9 +253,9 @@ def _recalibrated(context: Context, spec: Retrain | Soup, stack: Variables, keys
     return jax.device_get(stack)
 
 
-def _check_pruned(stacked_params: PyTree, mask: PyTree, title: str) -> None:
-    """Guards the promise that pruned weights are exactly zero in every member."""
+def _check_pruned(params: PyTree, mask: PyTree, title: str) -> None:
+    """Guards the promise that pruned weights are exactly zero."""
     kept = masks.prunable_leaves(mask, mask)
-    for name, leaf in masks.prunable_leaves(stacked_params, mask).items():
-        if np.any(np.asarray(leaf)[:, ~np.asarray(kept[name])]):
+    for name, leaf in masks.prunable_leaves(params, mask).items():
+        if np.any(np.asarray(leaf)[~np.asarray(kept[name])]):
             raise RunError(f"{title}: a pruned weight of {name} is not zero")

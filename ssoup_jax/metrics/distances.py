@@ -4,12 +4,12 @@ A float32 sum over millions of squares is off by up to 1e-3 of itself, more than
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ssoup_jax import trees
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.pruning.masks import prunable_leaves
 from ssoup_jax.trees import PyTree
@@ -92,11 +92,11 @@ def pruning_instability(accuracy_before: float, accuracy_after: float) -> float 
     return (accuracy_before - accuracy_after) / accuracy_before if accuracy_before else None
 
 
-def soup_distances(stacked: PyTree) -> dict[str, float]:
+def soup_distances(stacked: PyTree | Iterator[np.ndarray]) -> dict[str, float]:
     """Measures how far the candidates of a soup are from one another.
 
     Args:
-        stacked: their parameters, leaves `[m, ...]`.
+        stacked: their parameters, leaves `[m, ...]`; or such leaves one by one.
 
     Returns:
         `l2_max`, `l2_min`, `l2_mean`: L2 distance over all pairs. `angle_max`, `angle_min`, `angle_mean`: angle at
@@ -121,20 +121,20 @@ def soup_distances(stacked: PyTree) -> dict[str, float]:
     }
 
 
-def _centred_gram(stacked: PyTree) -> np.ndarray:
+def _centred_gram(stacked: PyTree | Iterator[np.ndarray]) -> np.ndarray:
     """Returns the inner products `[1+m, 1+m]` of the mean of all members and of each member's offset from it.
 
     Members are close to one another and far from the origin: the offsets keep the digits that a Gram matrix of the
     members themselves would lose.
     """
-    gram = np.zeros((trees.stack_size(stacked) + 1,) * 2)
-    for leaf in jax.tree.leaves(stacked):
-        rows = np.reshape(jax.device_get(leaf), (len(gram) - 1, -1))
+    gram = 0
+    for leaf in stacked if isinstance(stacked, Iterator) else jax.tree.leaves(stacked):
+        rows = np.reshape(jax.device_get(leaf), (len(leaf), -1))
         for start in range(0, rows.shape[1], _BLOCK_COLUMNS):
             block = rows[:, start : start + _BLOCK_COLUMNS].astype(np.float64)
             centre = block.mean(axis=0, keepdims=True)
             vectors = np.concatenate([centre, block - centre])
-            gram += vectors @ vectors.T
+            gram = gram + vectors @ vectors.T
     return gram
 
 

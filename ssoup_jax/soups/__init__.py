@@ -1,7 +1,7 @@
 """Soups: weighted averages of candidates."""
 
-from ssoup_jax.soups.averaging import Weights, average, common_mask
+from ssoup_jax.soups.averaging import Weights, average, check_same_mask
 from ssoup_jax.soups.greedy import Trial
 from ssoup_jax.soups.methods import SOUPS, Method
 
-__all__ = ["SOUPS", "Method", "Trial", "Weights", "average", "common_mask"]
+__all__ = ["SOUPS", "Method", "Trial", "Weights", "average", "check_same_mask"]

@@ -15,7 +15,8 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
     """Averages parameters and BatchNorm statistics; zeros that all ingredients share stay zeros.
 
     Args:
-        candidates: the stacked parameters and BatchNorm statistics, float leaves `[m, ...]`.
+        candidates: the stacked parameters and BatchNorm statistics, float leaves `[m, ...]`; or whatever else adds up
+            members by `weighted_sum`, in the order of the weights.
         weights: of any sum. The order counts for the last digits: floating-point sums are made in it.
 
     Returns:
@@ -25,6 +26,9 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
     # soup is the plain mean, bit for bit.
     shares = np.array(list(weights.values())) / max(weights.values())
     shares /= np.mean(shares)
+    if hasattr(candidates, "weighted_sum"):
+        total = candidates.weighted_sum(dict(zip(weights, shares.tolist(), strict=True)))
+        return jax.tree.map(lambda leaf: leaf / leaf.dtype.type(len(weights)), total)
     places = np.array(list(weights))
 
     def weighted(leaf: jax.Array) -> jax.Array:
@@ -33,20 +37,19 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
     return trees.mean(jax.tree.map(weighted, candidates))
 
 
-def common_mask(masks: list[PyTree]) -> PyTree:
-    """Returns the one mask that all candidates share.
+def check_same_mask(first: PyTree, other: PyTree, number: int) -> None:
+    """Checks that two candidates share their mask, so that their average is no denser than either.
 
     Args:
-        masks: one per candidate.
+        first: the first candidate's mask.
+        other: another's.
+        number: which one that is, from 1.
 
     Raises:
-        RunError: two masks differ, so that their average would be denser than either.
+        RunError: they differ; names the first layer in which they do.
     """
-    first = masks[0]
-    for number, mask in enumerate(masks[1:], start=2):
-        same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), first, mask)
-        for path, equal in jax.tree_util.tree_leaves_with_path(same):
-            if not equal:
-                name = trees.path_name(path)
-                raise RunError(f"candidates 1 and {number} have different masks in {name}: their soup would be denser")
-    return first
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), first, other)
+    for path, equal in jax.tree_util.tree_leaves_with_path(same):
+        if not equal:
+            name = trees.path_name(path)
+            raise RunError(f"candidates 1 and {number} have different masks in {name}: their soup would be denser")

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from ssoup_jax import trees
+from ssoup_jax.data.feeds import Part
 from ssoup_jax.models.ops.convolution import UNROLLED
 from ssoup_jax.stack import mesh
 from ssoup_jax.stack.held import Apart, Held, Spread, apart, collected, spread, together
@@ -30,6 +31,12 @@ def over(execution: str) -> str | None:
     """Returns the mesh axis that the devices of a group are along; None where every member has a device to itself."""
     shape = parse(execution).mesh
     return mesh.DATA if shape is not None and shape[1] > 1 else None
+
+
+def part(execution: str, m: int) -> Part | None:
+    """Returns what this process needs of the batches of m members; None: all of it."""
+    shape = parse(execution).mesh
+    return None if shape is None else mesh.part(m, mesh.of(shape))
 
 
 def place(execution: str, shared: PyTree) -> PyTree:
@@ -59,6 +66,24 @@ def hold(execution: str, stack: Held) -> Held:
     if name == "loop":
         return apart(stack)
     return jax.device_put(together(stack)) if shape is None else spread(stack, mesh.of(shape))
+
+
+def assemble(execution: str, m: int, read: Callable[[int], PyTree]) -> Held:
+    """Makes a stack of its members; of a mesh, a process reads only the members that its own devices run.
+
+    Args:
+        execution: full name of an executor.
+        m: how many members there are.
+        read: returns a member, by its place in the stack, on the host.
+
+    Returns:
+        The stack, see `hold`.
+    """
+    name, _, shape = parse(execution)
+    if shape is not None:
+        return Spread(mesh.read_members(m, read, mesh.of(shape)), m, mesh.of(shape))
+    members = [read(index) for index in range(m)]
+    return Apart(map(jax.device_put, members)) if name == "loop" else jax.device_put(trees.stack(members))
 
 
 def run(

@@ -49,6 +49,16 @@ class Spread:
         """Returns a member on the host of every process, which all have to ask for it."""
         return meshes.fetch(self.tree, index, self.mesh)
 
+    def replaced(self, index: int, tree: PyTree) -> "Spread":
+        """Returns the stack with another tree, on the host of every process, in one member's place."""
+        number, one = meshes.everywhere((np.int32(index), tree), self.mesh)
+        return Spread(meshes.replaced(self.mesh, self.tree, number, one), len(self), self.mesh)
+
+    def weighted_sum(self, weights: dict[int, float]) -> PyTree:
+        """Adds up the members that have a weight, in its order; on the host of every process."""
+        places, own = np.array(list(weights), np.int32), np.array(list(weights.values()), np.float32)
+        return jax.device_get(meshes.weighted_sum(self.mesh, self.tree, *meshes.everywhere((places, own), self.mesh)))
+
     def own(self) -> Iterator[tuple[int, PyTree]]:
         """Yields the members, with their numbers, whose first device is this process's; on the host."""
         yield from ((index, tree) for index, tree in meshes.own(self.tree, self.mesh) if index < self._size)
@@ -90,6 +100,33 @@ def together(stack: Held) -> PyTree:
 def member(stack: Held, index: int) -> PyTree:
     """Returns one member's tree of a stack in any form; of a spread one on the host of every process."""
     return stack[index] if isinstance(stack, Apart | Spread) else trees.member(stack, index)
+
+
+def is_empty(stack: Held) -> bool:
+    """Tells whether a stack's trees have no leaves."""
+    return not jax.tree.leaves(stack.tree if isinstance(stack, Spread) else member(stack, 0))
+
+
+def replaced(stack: Held, index: int, tree: PyTree) -> Held:
+    """Returns a stack with another tree, on the host, in one member's place."""
+    if isinstance(stack, Apart | Spread):
+        return stack.replaced(index, tree)
+
+    def put(leaf, own):
+        copy = np.array(jax.device_get(leaf))
+        copy[index] = own
+        return copy
+
+    return jax.tree.map(put, stack, tree)
+
+
+def leaves(stack: Held) -> Iterator[np.ndarray]:
+    """Yields the leaves `[m, ...]` of a stack on the host, of a spread one so that no host ever has more than one."""
+    if not isinstance(stack, Spread):
+        yield from jax.device_get(jax.tree.leaves(together(stack)))
+        return
+    for leaf in jax.tree.leaves(stack.tree):
+        yield together(Spread(leaf, len(stack), stack.mesh))
 
 
 def combine(function: Callable[..., PyTree], *stacks: Held) -> Held:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssoup_jax import trees
+from ssoup_jax.data.feeds import Part
 from ssoup_jax.stack.names import Shape
 from ssoup_jax.trees import PyTree
 
@@ -53,6 +54,48 @@ def put_members(stack: PyTree, mesh: Mesh) -> PyTree:
         return np.concatenate([leaf, np.repeat(leaf[:1], missing, 0)]) if missing else leaf
 
     return _put(jax.tree.map(filled, stack), NamedSharding(mesh, P(MEMBER)))
+
+
+def needed(m: int, mesh: Mesh) -> list[int]:
+    """Returns the members that some device of this process runs."""
+    length = -(-m // mesh.shape[MEMBER])
+    own = [any(device.process_index == jax.process_index() for device in group.flat) for group in mesh.devices]
+    return [index for index in range(m) if own[index // length]]
+
+
+def part(m: int, mesh: Mesh) -> Part | None:
+    """Returns what this process needs of the batches of m members; None: all of it."""
+    mine = np.array([[device.process_index == jax.process_index() for device in group] for group in mesh.devices])
+    if mine.all():
+        return None
+    ranks = np.flatnonzero(mine.any(0))
+    return Part(tuple(needed(m, mesh)), int(ranks[0]), int(ranks[-1]) + 1, mesh.shape[DATA])
+
+
+def read_members(m: int, read: Callable[[int], PyTree], mesh: Mesh) -> PyTree:
+    """Gives every group of devices its members, of which a process reads no other's; see `put_members`.
+
+    Args:
+        m: how many there are.
+        read: returns a member, by its place in the stack, on the host.
+        mesh: the devices.
+    """
+    length = -(-m // mesh.shape[MEMBER])
+    total, found = mesh.shape[MEMBER] * length, {index: read(index) for index in needed(m, mesh)}
+    # What fills up is nobody's, so anybody will do.
+    some = next(iter(found.values())) if found else read(0)
+    leaves = {index: jax.tree.leaves(own) for index, own in found.items()}
+
+    def put(number: int, leaf) -> jax.Array:
+        def rows(index):
+            own = [leaves[i][number] if i in leaves else leaf for i in range(*index[0].indices(total))]
+            return np.stack(own)[(slice(None), *index[1:])]
+
+        return jax.make_array_from_callback((total, *np.shape(leaf)), NamedSharding(mesh, P(MEMBER)), rows)
+
+    return jax.tree.unflatten(
+        jax.tree.structure(some), [put(number, leaf) for number, leaf in enumerate(jax.tree.leaves(some))]
+    )
 
 
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
@@ -138,6 +181,65 @@ def _told(mesh, tree, group, place):
 
 def _bits(leaf: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def replaced(mesh: Mesh, tree: PyTree, index: jax.Array, one: PyTree) -> PyTree:
+    """Returns a stack with another tree in one member's place; nothing moves but that tree.
+
+    Args:
+        mesh: the devices.
+        tree: see `put_members`.
+        index: the member's place in the stack, int32 `[]`, everywhere.
+        one: what is put there, everywhere.
+    """
+
+    def put(leaf, own):
+        here = (jnp.arange(leaf.shape[0]) == index).reshape(-1, *[1] * own.ndim)
+        return jax.lax.with_sharding_constraint(jnp.where(here, own[None], leaf), NamedSharding(mesh, P(MEMBER)))
+
+    return jax.tree.map(put, tree, one)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def weighted_sum(mesh: Mesh, tree: PyTree, places: jax.Array, weights: jax.Array) -> PyTree:
+    """Adds up members, each times its weight; one exchange of what one model has, whatever m is.
+
+    Every device adds up one part of the parameters of all members, in the order of `places`, so that no mesh changes
+    a digit; a sum that is made on the way from device to device would depend on the way.
+
+    Args:
+        mesh: the devices.
+        tree: see `put_members`.
+        places: the members' places in the stack, int32 `[k]`, everywhere.
+        weights: theirs, float32 `[k]`, everywhere.
+
+    Returns:
+        The sum, leaves `[...]`, on all devices.
+    """
+    groups = mesh.shape[MEMBER]
+
+    def add(tree, places, weights):
+        def of_leaf(leaf):
+            own = leaf.reshape(leaf.shape[0], -1)
+            size = own.shape[1]
+            parts = jnp.pad(own, ((0, 0), (0, -size % groups))).reshape(leaf.shape[0], groups, -1)
+            # [groups, rounds, size / groups]: this device's part of every member, group after group.
+            parts = jax.lax.all_to_all(parts.swapaxes(0, 1), MEMBER, 0, 0)
+            parts = parts.reshape(groups * leaf.shape[0], -1)
+
+            def body(i, total):
+                return total + parts[places[i]] * weights[i].astype(leaf.dtype)
+
+            first = parts[places[0]] * weights[0].astype(leaf.dtype)
+            total = jax.lax.fori_loop(1, places.shape[0], body, first)
+            return jax.lax.all_gather(total, MEMBER, tiled=True)[:size].reshape(leaf.shape[1:])
+
+        return jax.tree.map(of_leaf, tree)
+
+    return jax.shard_map(add, mesh=mesh, in_specs=(P(MEMBER), P(), P()), out_specs=P(), check_vma=False)(
+        tree, places, weights
+    )
 
 
 def rounds(active: np.ndarray, size: int, groups: int, chunk: int | None) -> list[tuple[np.ndarray, np.ndarray]]:

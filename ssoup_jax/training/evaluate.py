@@ -11,7 +11,7 @@ from ssoup_jax.metrics import predictions
 from ssoup_jax.metrics.predictions import Sums
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.stack import executors, memory, mesh
-from ssoup_jax.stack.held import together
+from ssoup_jax.stack.held import Held, together
 from ssoup_jax.training.classify import Classifier
 
 BLOCK_SIZE = 256
@@ -33,7 +33,7 @@ def splits(evaluate_train: bool | None, feed: Feed) -> tuple[str, ...]:
 def score(
     classifier: Classifier,
     feed: Feed,
-    variables: Variables,
+    variables: Held,
     split: str,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,
@@ -43,7 +43,7 @@ def score(
     Args:
         classifier: the network, and how it sees images.
         feed: has the split's images.
-        variables: the stack's, leaves `[m, ...]`.
+        variables: the stack's, leaves `[m, ...]` or held, see `stack.held`.
         split: its name.
         execution: full name of an executor; where it does not fit into memory, the next smaller one scores.
         on_line: told what does not fit.
@@ -62,7 +62,7 @@ def score(
 def ensemble_score(
     classifier: Classifier,
     feed: Feed,
-    variables: Variables,
+    variables: Held,
     split: str,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,
@@ -78,7 +78,7 @@ def ensemble_score(
 def logits_by_block(
     classifier: Classifier,
     feed: Feed,
-    variables: Variables,
+    variables: Held,
     split: str,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,
@@ -95,8 +95,8 @@ def logits_by_block(
 
 
 def _blocks(
-    fn: executors.MemberFn, state, feed: Feed, variables: Variables, split: str, execution: str, on_line
-) -> Iterator[tuple[str, Variables, _Block]]:
+    fn: executors.MemberFn, state, feed: Feed, variables: Held, split: str, execution: str, on_line
+) -> Iterator[tuple[str, Held, _Block]]:
     """Yields a split block by block: the executor that fits, the variables as it holds them, and the block."""
     n_examples, held = feed.sizes[split], None
     for number, (examples, positions) in enumerate(feed.evaluation(split, BLOCK_SIZE)):

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssoup_jax.data.feeds import Block, Feed, n_batches
+from ssoup_jax.data.feeds import Block, Feed, Part, n_batches
 from ssoup_jax.errors import RunError
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.stack import executors
-from ssoup_jax.stack.held import Apart, together
-from ssoup_jax.stack.names import INDEPENDENT
+from ssoup_jax.stack.held import Apart, Held, Spread, together
+from ssoup_jax.stack.names import INDEPENDENT, parse
 from ssoup_jax.training.ahead import Ahead
 from ssoup_jax.training.hyper import Hyper, window
 from ssoup_jax.training.step import Inputs, Shared, TrainState, train_steps
@@ -70,7 +71,7 @@ class Snapshot:
     """
 
     step: int
-    state: TrainState | Apart
+    state: Held
     diverged: dict[int, int] = field(default_factory=dict)
 
 
@@ -79,13 +80,13 @@ class Trained:
     """A stack after its training.
 
     Attributes:
-        state: leaves `[m, ...]`.
+        state: leaves `[m, ...]`, or spread over a mesh, see `held.Spread`.
         losses: training losses before each update, float32 `[m, T]`; NaN where a member had finished and for steps
             before the start.
         diverged: see `Snapshot`.
     """
 
-    state: TrainState
+    state: Held
     losses: np.ndarray
     diverged: dict[int, int]
 
@@ -100,6 +101,7 @@ def train(
     on_chunk: Callable[[Progress, Snapshot], None] = lambda progress, snapshot: None,
     on_divergence: str = "fail",
     on_line: Callable[[str], None] = lambda line: None,
+    pod: Pod = ALONE,
 ) -> Trained:
     """Trains all members of a stack to the end of their own schedules; shorter ones stop exactly there.
 
@@ -114,6 +116,7 @@ def train(
         on_divergence: one of `ON_DIVERGENCE`, for a member whose loss or weights are no longer finite. `'exclude'`
             stops that member; the others go on as if nothing had happened, bit for bit.
         on_line: told what does not fit.
+        pod: the processes that train it together; process 0's clock decides how many steps a chunk has.
 
     Returns:
         The trained stack.
@@ -128,8 +131,9 @@ def train(
     total, schedules = int(n_steps.max()), hyper.schedules
     losses = np.full((len(n_steps), total), np.nan, np.float32)
     fn = executors.bind(train_steps, task, axis=executors.over(execution))
+    part = executors.part(execution, len(n_steps))
     pace, programs, source, examples = _Pace(), None, None, None
-    with contextlib.closing(_blocks(feed, hyper, batch_size, step, total, per_epoch)) as blocks:
+    with contextlib.closing(_blocks(feed, hyper, batch_size, step, total, per_epoch, part)) as blocks:
         for epoch, block in blocks:
             if block.examples is not source:
                 source, examples = block.examples, executors.place(execution, block.examples)
@@ -140,12 +144,12 @@ def train(
             while first < block.last and step < total:
                 running = np.flatnonzero(n_steps > step)
                 active = np.array([i for i in running if i not in diverged], int)
-                if execution in INDEPENDENT:
+                if parse(execution).name in INDEPENDENT:
                     # Elsewhere the number of members decides the program, hence the others' last bits.
                     running = active
                 if not len(active):
-                    return Trained(together(state), losses, diverged)
-                count = min(pace.count, block.last - first, int(n_steps[running].min()) - step)
+                    return Trained(_result(state), losses, diverged)
+                count = pod.agree(min(pace.count, block.last - first, int(n_steps[running].min()) - step))
                 counters = jax.device_put((np.int32(step), np.int32(first), np.int32(count)))
                 shared = Shared(examples, *counters)
                 if programs is None:
@@ -159,7 +163,8 @@ def train(
                 first, step = first + count, step + count
                 losses[active, taken] = figures["loss"][active, :count]
                 diverged |= _sick(losses[:, taken], taken.start, active)
-                diverged |= _sick_at_the_end(state, step, n_steps, [i for i in active if i not in diverged])
+                ending = [i for i in active if n_steps[i] == step and i not in diverged]
+                diverged |= _sick_at_the_end(execution, state, step, ending)
                 if diverged and on_divergence == "fail":
                     index, when = min(diverged.items(), key=lambda item: item[1])
                     raise RunError(_says(hyper.names[index], when, losses[index, when - 1]))
@@ -176,7 +181,11 @@ def train(
                     execution,
                 )
                 on_chunk(progress, Snapshot(step, state, dict(diverged)))
-    return Trained(together(state), losses, diverged)
+    return Trained(_result(state), losses, diverged)
+
+
+def _result(state: Held) -> Held:
+    return state if isinstance(state, Spread) else together(state)
 
 
 def _rest(feed: Feed, batch_size: int, block: Block, step: int, total: int) -> int:
@@ -185,12 +194,12 @@ def _rest(feed: Feed, batch_size: int, block: Block, step: int, total: int) -> i
 
 
 def _blocks(
-    feed: Feed, hyper: Hyper, batch_size: int, step: int, total: int, per_epoch: int
+    feed: Feed, hyper: Hyper, batch_size: int, step: int, total: int, per_epoch: int, part: Part | None
 ) -> Iterator[tuple[int, Block]]:
     """Yields each epoch's blocks from the given step on, with the epoch; nothing is read for steps beyond the last."""
     while step < total:
         epoch, batch = divmod(step, per_epoch)
-        with contextlib.closing(feed.training(hyper.keys, epoch, batch_size, batch)) as blocks:
+        with contextlib.closing(feed.training(hyper.keys, epoch, batch_size, batch, part)) as blocks:
             for block in blocks:
                 yield epoch, block
                 step += block.last - block.first
@@ -227,14 +236,17 @@ def _sick(losses: np.ndarray, taken: int, active: np.ndarray) -> dict[int, int]:
     return {int(i): taken + int(sick[i].argmax()) + 1 for i in active if sick[i].any()}
 
 
-def _sick_at_the_end(state: TrainState | Apart, step: int, n_steps: np.ndarray, active: list[int]) -> dict[int, int]:
+def _sick_at_the_end(execution: str, state: Held, step: int, ending: list[int]) -> dict[int, int]:
     """Finds the members whose last update left a weight that is not finite, which no loss will ever show."""
-    ending = [i for i in active if n_steps[i] == step]
+    if not ending:
+        return {}
     if isinstance(state, Apart):
         finite = {i: _all_finite(state[i].variables) for i in ending}
+    elif isinstance(state, Spread):
+        finite = jax.device_get(executors.run(execution, _finite_of, (), (), state, np.array(ending))[1])
     else:
-        finite = np.asarray(_each_finite(state.variables)) if ending else []
-    return {int(i): step for i in ending if not finite[i]}
+        finite = np.asarray(_each_finite(state.variables))
+    return {i: step for i in ending if not finite[i]}
 
 
 def _says(name: str, step: int, loss: float) -> str:
@@ -249,3 +261,7 @@ def _all_finite(tree: PyTree) -> jax.Array:
 
 
 _each_finite = jax.jit(jax.vmap(_all_finite))
+
+
+def _finite_of(shared: tuple, nothing: tuple, state: TrainState) -> tuple[tuple, jax.Array]:
+    return nothing, _all_finite(state.variables)

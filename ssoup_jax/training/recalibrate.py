@@ -1,5 +1,6 @@
 """Re-estimates BatchNorm's running statistics on training data, for every member of a stack."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,9 +10,8 @@ import numpy as np
 from ssoup_jax import rows
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
-from ssoup_jax.models.variables import Variables
-from ssoup_jax.stack import executors, memory
-from ssoup_jax.stack.held import together
+from ssoup_jax.stack import executors, held, memory
+from ssoup_jax.stack.held import Held, Spread, together
 from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
@@ -27,7 +27,7 @@ def n_recalibration_batches(n_examples: int, batch_size: int, fraction: float | 
 def recalibrate(
     task: Task,
     feed: Feed,
-    variables: Variables,
+    variables: Held,
     *,
     batch_size: int,
     fraction: float | None,
@@ -35,7 +35,7 @@ def recalibrate(
     keys: jax.Array,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,
-) -> Variables:
+) -> Held:
     """Re-estimates the statistics from the first batches of the unshuffled training split, in train mode.
 
     Augmentation and dropout are on, as in the reference. A model without BatchNorm is returned as it is.
@@ -43,7 +43,7 @@ def recalibrate(
     Args:
         task: says what a batch does to the statistics.
         feed: has the training images.
-        variables: the stack's, leaves `[m, ...]`.
+        variables: the stack's, leaves `[m, ...]` or held, see `stack.held`.
         batch_size: images per batch; the last batch may be smaller.
         fraction: share of the batches, see `n_recalibration_batches`.
         method: `'moving'` is the reference's moving average with each layer's momentum, from mean 0 and variance 1;
@@ -53,38 +53,49 @@ def recalibrate(
         on_line: see `memory.fit`.
 
     Returns:
-        The stack with new BatchNorm statistics.
+        The stack with new BatchNorm statistics, leaves `[m, ...]`; spread over a mesh where that is the executor's.
     """
-    if method is None or not jax.tree.leaves(variables.collections):
+    if method is None or held.is_empty(held.combine(lambda own: own.collections, variables)):
         return variables
     count = n_recalibration_batches(feed.sizes["train"], batch_size, fraction)
-    stats = _reset(variables.collections)
     if not count:
-        return variables.replace(collections=stats)
+        return held.combine(lambda own: own.replace(collections=_reset(own.collections)), variables)
     fn = executors.bind(_moving if method == "moving" else _sum_of_moments, task, axis=executors.over(execution))
-    stats = stats if method == "moving" else jax.tree.map(np.zeros_like, stats)
-    held, key_data, taken, fitted = executors.hold(execution, variables), jax.random.key_data(keys), 0, False
-    key_data = jax.device_get(key_data)
-    for block in feed.recalibration(keys, batch_size, count):
+    there, key_data, taken, fitted = executors.hold(execution, variables), jax.random.key_data(keys), 0, False
+    start = _reset if method == "moving" else _zeros
+    stats, key_data = held.combine(lambda own: start(own.collections), there), jax.device_get(key_data)
+    for block in feed.recalibration(keys, batch_size, count, executors.part(execution, len(keys))):
         shared = (block.examples, *jax.device_put((np.int32(block.last), np.int32(taken))))
-        inputs = (held, key_data, block.batches)
+        inputs = (there, key_data, block.batches)
         if not fitted:
             execution, fitted = memory.fit(execution, fn, shared, stats, inputs, on_line=on_line), True
         stats, _ = executors.run(execution, fn, shared, stats, inputs)
         taken += block.last
-    stats = together(stats)
+    if not isinstance(stats, Spread):
+        there, stats = variables, together(stats)
     if method == "exact":
-        stats = _scaled(stats, np.float32(1 / count))
-    return variables.replace(collections=stats)
+        stats = held.combine(lambda own: _scaled(own, np.float32(1 / count)), stats)
+    return held.combine(lambda own, stats: own.replace(collections=stats), there, stats)
 
 
 def _reset(collections: PyTree) -> PyTree:
     """Returns mean 0 and variance 1 in the structure of the statistics."""
 
     def fresh(path, leaf):
-        return np.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype)
+        return _filled(leaf, float(path[-1].key == "var"))
 
     return jax.tree_util.tree_map_with_path(fresh, collections)
+
+
+def _zeros(collections: PyTree) -> PyTree:
+    return jax.tree.map(functools.partial(_filled, value=0.0), collections)
+
+
+def _filled(leaf: jax.Array, value: float) -> jax.Array:
+    """Returns an array full of one value where another lies; on one device no program is needed."""
+    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+        return jnp.full(leaf.shape, value, leaf.dtype, device=leaf.sharding)
+    return np.full(leaf.shape, value, leaf.dtype)
 
 
 @jax.jit

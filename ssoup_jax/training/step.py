@@ -82,12 +82,15 @@ def init(task: Task, hyper: Iterable[str], variables: Variables, mask: PyTree) -
     Returns:
         The state, on the host.
     """
+    return trees.stack([init_member(task, hyper, own, mask) for own in trees.unstack(jax.device_get(variables))])
+
+
+def init_member(task: Task, hyper: Iterable[str], variables: Variables, mask: PyTree) -> TrainState:
+    """Returns one member before its first step, see `init`; its variables without a leading axis."""
     variables, mask = jax.device_get((variables, mask))
-    fn, members = _init(task, tuple(hyper)), trees.unstack(variables)
+    opt_state = jax.device_get(_init(task, tuple(hyper))(variables.params))
     # With a select on every leaf the compiler rounds all updates alike, whatever is prunable.
-    mask = dense_form(mask, members[0].params)
-    members = [TrainState(own, jax.device_get(fn(own.params)), mask) for own in members]
-    return trees.stack(members)
+    return TrainState(variables, opt_state, dense_form(mask, variables.params))
 
 
 @functools.cache

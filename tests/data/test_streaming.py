@@ -15,11 +15,11 @@ from PIL import Image
 from ssoup_jax.data import views
 from ssoup_jax.data.augment import Transform
 from ssoup_jax.data.dataset import Dataset, Encoded, Split
-from ssoup_jax.data.feeds import epoch_order, resident
+from ssoup_jax.data.feeds import Part, epoch_order, resident
 from ssoup_jax.data.pictures import AS_PILLOW, decode
 from ssoup_jax.data.streaming import BLOCKS_AHEAD, Streaming
 from ssoup_jax.data.views import View
-from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.errors import RunError
 
 N = 22
 BATCH_SIZE = 4  # five full batches and one of two
@@ -251,49 +251,29 @@ def test_a_pass_resumes_at_any_batch_without_reading_earlier_ones(first_batch):
 
 
 @pytest.mark.parametrize("make", [arrays, stream])
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_shares_of_all_processes_are_the_batch(make, count):
-    feeds = [make(shard=(index, count)) for index in range(count)]
-    shares = [train_steps(feed) for feed in feeds]
-    together = zip(*shares, strict=True)
-    whole = [tuple(np.concatenate(parts, axis=1) for parts in zip(*steps, strict=True)) for steps in together]
-    assert_same(whole, train_steps(make()))
-    shares = [list(feed.evaluation("val", 4)) for feed in feeds]
-    expected = list(make().evaluation("val", 4))
-    n_val = feeds[0].sizes["val"]
-    for field in ("images", "labels"):
-        parts = [[getattr(examples, field)[block] for examples, block in blocks] for blocks in shares]
-        whole = np.concatenate([part for step in zip(*parts, strict=True) for part in step])
-        one = np.concatenate([getattr(examples, field)[block] for examples, block in expected])
-        np.testing.assert_array_equal(whole[:n_val], one[:n_val])
+@pytest.mark.parametrize("part", [Part((0, 1), 1, 2, 2), Part((1,), 0, 1, 1), Part((1,), 0, 2, 4)])
+@pytest.mark.parametrize("of_an_epoch", [True, False])
+def test_a_process_sees_what_it_needs_of_every_batch(make, part, of_an_epoch):
+    def steps(feed, part):
+        seeds = keys(0, 1)
+        return taken(feed.training(seeds, 1, 4, 0, part) if of_an_epoch else feed.recalibration(seeds, 4, 6, part))
+
+    for own, whole in zip(steps(make(), part), steps(make(), None), strict=True):
+        rows = part.rows(len(whole[1][0]))
+        for found, expected in zip(own, whole, strict=True):
+            np.testing.assert_array_equal(found[list(part.members), rows], expected[list(part.members), rows])
 
 
-def test_a_process_reads_its_own_share_only():
+def test_a_process_reads_what_it_needs_and_nothing_else():
     files = Memory()
-    steps = train_steps(stream(files, shard=(1, 2)), (0,))
-    order = np.asarray(epoch_order(keys(0), 0, N))[0]
+    list(stream(files).training(keys(0, 1), 0, BATCH_SIZE, 0, Part((1,), 1, 2, 2)))
+    order = np.asarray(epoch_order(keys(0, 1), 0, N))[1]
     own = [*order[:20].reshape(5, 4)[:, 2:].ravel(), order[21]]
     assert sorted(files.reads) == sorted(TRAIN_FILES[own])
-    assert [labels.shape for _, labels in steps] == [(1, 2)] * 5 + [(1, 1)]
 
 
-def test_a_partial_batch_that_cannot_be_shared_is_read_by_all():
-    shares = [train_steps(arrays(shard=(index, 3)), batch_size=9) for index in range(3)]
-    assert [labels.shape for _, labels in shares[0]] == [(2, 3), (2, 3), (2, 4)]
-    for share in shares:
-        assert_same(share[2:], train_steps(arrays(), batch_size=9)[2:])
-
-
-def test_a_batch_that_cannot_be_shared_is_refused():
-    feed, message = arrays(shard=(0, 3)), "batch_size: found 4; allowed: a multiple of the 3 processes"
-    for blocks in (
-        lambda: feed.training(keys(0), 0, 4),
-        lambda: feed.recalibration(keys(0), 4, 1),
-        lambda: feed.evaluation("val", 4),
-    ):
-        with pytest.raises(SettingsError) as error:
-            blocks()
-        assert str(error.value) == message
+def test_a_batch_that_devices_do_not_divide_is_everyones():
+    assert [Part((0,), 1, 2, 4).rows(size) for size in (8, 12, 10)] == [slice(2, 4), slice(3, 6), slice(0, 10)]
 
 
 def bomb() -> bytes:

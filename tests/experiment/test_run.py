@@ -116,8 +116,8 @@ def test_a_uniform_soups_ingredients_are_its_candidates_and_are_scored_once(tmp_
         scored.append(stack)
         return score(context, stack)
 
-    score = records.prediction_ensemble
-    monkeypatch.setattr(records, "prediction_ensemble", watched)
+    score = records.describe_group
+    monkeypatch.setattr(records, "describe_group", watched)
     summary, _ = tiny.launch(tmp_path, n_phases=1, n_epochs=1)
     (phase,) = summary["phases"]
     assert len(scored) == 1
@@ -407,14 +407,14 @@ def test_a_stop_waits_for_nothing_until_there_are_steps_to_save(tmp_path, monkey
             self.inside -= 1
 
     def watched(*arguments):
-        *before, on_chunk, on_divergence, on_line = arguments
+        *before, on_chunk, on_divergence, on_line, pod = arguments
         found.append(stop.inside)
 
         def and_look(*chunk):
             on_chunk(*chunk)
             found.append(stop.inside)
 
-        return train(*before, and_look, on_divergence, on_line)
+        return train(*before, and_look, on_divergence, on_line, pod)
 
     stop = Watched()
     monkeypatch.setattr(loop, "train", watched)

@@ -105,11 +105,13 @@ def test_mask_and_zeros(name):
     members = ingredients(SOUPS[name])
     mask = CASE.mask(CASE.arrays["phase1/mask"])
     mask = jax.device_get(prunable_leaves(mask, mask))
-    common = soups.common_mask([jax.tree.map(lambda w: w != 0, kernels(candidate(m).params)) for m in members])
+    alive = [jax.tree.map(lambda w: w != 0, kernels(candidate(m).params)) for m in members]
+    for number, other in enumerate(alive, start=1):
+        soups.check_same_mask(alive[0], other, number)
     soup = kernels(soup_of(members, FRACTION).params)
-    assert mask.keys() == common.keys() == soup.keys()
+    assert mask.keys() == alive[0].keys() == soup.keys()
     for path, kept in mask.items():
-        np.testing.assert_array_equal(common[path], kept, err_msg=path)
+        np.testing.assert_array_equal(alive[0][path], kept, err_msg=path)
         assert not soup[path][~kept].any(), f"{path}: a pruned weight of the soup is not 0"
 
 

@@ -54,6 +54,13 @@ def look_where_things_are():
 
     examples = executors.place("4x1:map", jnp.arange(6.0))
     kept = pointers(examples)
+    read = [0] * 5
+
+    def member(index):
+        read[index] += 1
+        return odd[index]
+
+    assembled = executors.assemble("2x2:map", 5, member)
     # The next stage may run on one device what was spread before.
     back, _ = executors.run("map", grow, examples.addressable_data(0)[0], state, cheap(8)[1])
     return {
@@ -66,6 +73,12 @@ def look_where_things_are():
         "held again": executors.hold("4x1:map", state) is state,
         "back": len(back["a"].sharding.device_set),
         "own": [index for index, _ in odd.own()],
+        "read": [index for index in range(5) if read[index]],
+        "assembled": assembled[3],
+        "replaced": [jax.tree.map(np.asarray, odd.replaced(4, odd[0])[i]) for i in (0, 3, 4)],
+        "summed": odd.weighted_sum({2: 0.5, 0: 1.0, 4: 3.0}),
+        "leaves": list(held.leaves(odd)),
+        "whole": held.together(odd),
         "last": {"told": mesh._told(odd.mesh, odd.tree, jnp.int32(2), jnp.int32(0)), "own": odd[4]},
     }
 
@@ -154,6 +167,15 @@ def test_training_is_the_same_under_every_executor(tmp_path):
 def test_things_are_where_they_are_needed(found):
     places = found["places"]
     tiny.assert_equal(places["last"].pop("told"), places["last"].pop("own"))
+    whole = places.pop("whole")
+    tiny.assert_equal(places.pop("assembled"), trees.member(whole, 3))
+    tiny.assert_equal(places.pop("replaced"), [trees.member(whole, i) for i in (0, 3, 0)])
+    tiny.assert_equal(places.pop("leaves"), jax.tree.leaves(whole))
+    # In the order of the weights: floating-point sums are made in it.
+    tiny.assert_equal(
+        places.pop("summed"),
+        jax.tree.map(lambda leaf: leaf[2] * np.float32(0.5) + leaf[0] + leaf[4] * np.float32(3), whole),
+    )
     assert places == {
         "even": [2, 2, 2, 2],  # two of eight members on each device
         "odd": [2, 2, 2, 2],  # two places on each; the last three of them are nobody's
@@ -164,6 +186,7 @@ def test_things_are_where_they_are_needed(found):
         "held again": True,
         "back": 1,
         "own": [0, 1, 2, 3, 4],
+        "read": [0, 1, 2, 3, 4],
         "last": {},
     }
 

@@ -401,7 +401,7 @@ class Regression:
     whole: bool = True
     sizes = property(lambda self: {"train": len(self.examples["y"])})
 
-    def training(self, keys, epoch, batch_size, first_batch=0):
+    def training(self, keys, epoch, batch_size, first_batch=0, part=None):
         rows = np.tile(np.arange(self.sizes["train"], dtype=np.int32), (len(keys), 1))
         for block in cut(rows, batch_size):
             if first_batch < block.shape[1]:
