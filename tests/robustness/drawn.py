@@ -132,6 +132,7 @@ SOUND: dict[str, st.SearchStrategy] = {
     "data.follow_links": st.booleans(),
     "data.layout": st.sampled_from([None, "NHWC", "NCHW"]),
     "data.n_classes": st.one_of(st.none(), st.integers(2, 1000)),
+    "data.split": st.sampled_from([None, "reference"]),
     "data.pad": st.one_of(st.none(), st.integers(0, 8)),
     "data.flip": st.sampled_from([None, True, False]),
     "data.rotate_degrees": st.one_of(st.none(), st.floats(0, 180)),
