@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ssoup_jax import models, soups, variants
 from ssoup_jax.data import arrays, ood, sources, splits
 from ssoup_jax.errors import SettingsError, unknown
+from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
@@ -20,6 +21,7 @@ from ssoup_jax.training import interval, loop, recalibrate
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
     "optimizer": ("SGD",),
+    "init_mask": zeros.SETTINGS,
     "pruning_selector": tuple(selectors.SELECTORS),
     "retrain_schedule": retrain.NAMES,
     "ensemble_by": tuple(variants.VARIANTS),
@@ -131,6 +133,7 @@ class Settings(BaseModel):
     arch: str
     use_amp: bool
     init_from: str | None
+    init_mask: str
     n_epochs: Epochs
     batch_size: Count
     optimizer: str

@@ -15,6 +15,7 @@ from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.experiment.imported import Import
 from ssoup_jax.experiment.plan import Plan, make_plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.resumable import Work
@@ -46,13 +47,16 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     """
     dataset = sources.load(settings.dataset, settings.data.options(), data_dir=settings.data_dir, on_line=console.line)
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions))
-    plan = make_plan(settings, dataset.fingerprint, context.imported and context.imported.record["sha256"])
+    plan = _plan(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     for note in dataset.notes:
         console.line(f"data: {note}")
+    imported_notes = [f"init_from: {note}" for note in (context.imported.notes if context.imported else ())]
+    for line in imported_notes:
+        console.line(line)
     for group in _groups(plan.wanted):
         with _failures_of(group):
             _finish(context, store, group, stop or Stop(), settings)
@@ -60,8 +64,15 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     if skipped := getattr(context.feed, "skipped", None):
         name, reason = next(iter(skipped.items()))
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
-    about = {"description": dataset.describe(), "classes": dataset.classes, "notes": dataset.notes}
+    notes = [*dataset.notes, *imported_notes]
+    about = {"description": dataset.describe(), "classes": dataset.classes, "notes": notes}
     return results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+
+
+def _plan(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+    if given is None:
+        return make_plan(settings, fingerprint)
+    return make_plan(settings, fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)
 
 
 def _on_divergence(settings: Settings, group: list[Stage]) -> str:
@@ -115,7 +126,8 @@ def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, s
         console=context.console,
     )
     like = artifacts.like(context.like)
-    parents = [artifacts.from_tree(*store.load(parent.name, like)) for parent in group[0].parents]
+    starts = [parent.name for parent in group[0].parents]
+    parents = [artifacts.from_tree(*store.load(name, like), store.path(name)) for name in starts]
     finished = _artifacts(context, group, parents, work)
     with stop.saving():
         store.finish(names, list(map(artifacts.to_tree, finished)), [artifact.record for artifact in finished])

@@ -150,6 +150,7 @@ SOUND: dict[str, st.SearchStrategy] = {
     "arch": st.sampled_from(["Simple", "CNN", "ResNet20", "ResNet8", "ResNet14x2", "ResNet18", "VGG16", "ResNet110"]),
     "use_amp": st.booleans(),
     "init_from": st.sampled_from([None, None, "dense.pt"]),
+    "init_mask": st.sampled_from(["auto", "zeros", "none"]),
     "n_epochs": st.integers(1, 200),
     "batch_size": st.integers(1, 1024),
     "learning_rate": _schedules,
