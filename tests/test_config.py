@@ -171,6 +171,7 @@ WRONG_TYPE = [
 NAMES = [
     ("strategy", "Ensembl", "Ensemble", ("SMS", "Dense", "IMP", "Ensemble")),
     ("optimizer", "sgd", "SGD", ("SGD",)),
+    ("init_mask", "zero", "zeros", ("auto", "zeros", "none")),
     ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
     ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),
     ("ensemble_by", "weight-decay", "weight_decay", VARIANTS),
@@ -442,6 +443,7 @@ def from_command_line(*overrides, config="base"):
         ("data_dir=None", None),
         ("init_from=None", None),
         ("init_from=dense.pt", "dense.pt"),
+        ("init_mask=none", "none"),
         ("data_dir=/data/tfds", "/data/tfds"),
         ("goal_sparsity=.98", 0.98),
         ("weight_decay=0", 0.0),
