@@ -75,7 +75,7 @@ def read(settings: Settings, classifier: Classifier, split: str | None) -> Impor
         ),
         init_mask=None if masked is checkpoint else "zeros",
         pruned=_pruned(settings, mask),
-        notes=tuple(filter(None, notes)),
+        notes=tuple(f"init_from: {note}" for note in notes if note),
     )
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 
+import jax
 import jax.numpy as jnp
 
 from ssoup_jax import models

@@ -52,11 +52,9 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     store = Store(workdir, on_damage=console.line)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
-    for note in dataset.notes:
-        console.line(f"data: {note}")
-    imported_notes = [f"init_from: {note}" for note in (context.imported.notes if context.imported else ())]
-    for line in imported_notes:
-        console.line(line)
+    imported_notes = context.imported.notes if context.imported else ()
+    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
+        console.line(note)
     for group in _groups(plan.wanted):
         with _failures_of(group):
             _finish(context, store, group, stop or Stop(), settings)

@@ -131,6 +131,8 @@ def test_what_the_file_has_pruned_stays_and_counts_for_the_goal(twin_file, tmp_p
         assert abs(kept - (N_WEIGHTS - n_pruned) * factor**phase) <= 2
         sparsity = summary["phases"][phase - 1]["soup"]["sparsity"]["prunable"]
         assert sparsity == pytest.approx(1 - kept / N_WEIGHTS, abs=1e-12)  # one rounding of a float64
+    (row,) = [line.split() for line in printed.splitlines() if line.split()[:1] == ["dense"]]
+    assert row[1] == f"{100 * share:.2f}"
     said = "init_from: 98.00% of the weights are exactly zero: pruned, and kept so (init_mask='none' revives them)"
     assert (said in printed.splitlines()) == (name == "zeros.pt")
     assert (said in summary["data"]["notes"]) == (name == "zeros.pt")
