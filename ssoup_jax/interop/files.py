@@ -42,7 +42,9 @@ def load(path: Path) -> tuple[Arrays, str]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # a ValueError for a name with a null character
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a name with a null character
         raise SettingsError(f"{path}: cannot be read: {one_line(error)}") from None
     try:
         arrays = _decode_safetensors(data) if _is_safetensors(path, data) else torch_files.decode(data)

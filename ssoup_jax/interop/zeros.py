@@ -42,4 +42,9 @@ def as_masks(checkpoint: Checkpoint, init_mask: str) -> tuple[Checkpoint, str | 
         too_few = f"{found}, too few to be pruned ones; init_mask='zeros' takes them for pruned"
         return checkpoint, too_few if share >= _WORTH_A_NOTE else None
     masks = own | {name: ~layer for name, layer in zero.items()}
-    return dataclasses.replace(checkpoint, masks=masks), f"{found}: pruned, and kept so (init_mask='none' revives them)"
+    # A product with a mask has zeros of both signs.
+    state = checkpoint.state | {
+        name: np.where(layer, np.float32(0), checkpoint.state[name]) for name, layer in zero.items()
+    }
+    masked = dataclasses.replace(checkpoint, state=state, masks=masks)
+    return masked, f"{found}: pruned, and kept so (init_mask='none' revives them)"

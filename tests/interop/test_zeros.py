@@ -16,6 +16,7 @@ def pruned_by(amount):
         twins.prune_globally(twin, amount)
         for module in twins.prunable(twin):
             prune.remove(module, "weight")
+            assert torch.signbit(module.weight[module.weight == 0]).any(), "PyTorch leaves zeros of both signs"
 
     return change
 
@@ -64,10 +65,12 @@ def test_what_was_pruned_is_masked_to_the_weight(tmp_path, amount, init_mask):
     masked, note = zeros.as_masks(plain, init_mask)
     for name, mask in masked.masks.items():
         np.testing.assert_array_equal(mask, plain.state[name] != 0)
+        assert not np.any(np.signbit(masked.state[name][~mask]))
     n_pruned = sum(int((~mask).sum()) for mask in masked.masks.values())
     assert n_pruned == round(amount * n_weights(plain))
     assert note.startswith(f"{n_pruned / n_weights(plain):.2%} of the weights are exactly zero: pruned, and kept so")
-    assert all(masked.state[name] is array for name, array in plain.state.items())
+    for name, array in plain.state.items():
+        np.testing.assert_array_equal(masked.state[name], array)
 
 
 DENSE = {
