@@ -6,6 +6,7 @@ stops at once.
 """
 
 import itertools
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
+        argv = _with_home(argv)
         _check_names(argv[1:])
         rest = flags.FLAGS(argv)
         if _CONFIG.value is None:
@@ -43,6 +45,18 @@ def parse(argv: list[str]) -> list[str]:
         leave(SettingsError(" ".join(str(error).split())))
     except Exception as error:  # whatever a config file raises is its author's to mend
         leave(SettingsError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+
+
+def _with_home(argv: list[str]) -> list[str]:
+    """Spells out the `~` of the config file, which shells leave as it is after an equals sign."""
+    expanded = list(argv)
+    for place, argument in enumerate(argv):
+        name, given, value = argument.partition("=")
+        if argument.startswith("-") and name.lstrip("-") == "config" and given:
+            expanded[place] = f"{name}={os.path.expanduser(value)}"
+        elif place and argv[place - 1] in ("-config", "--config"):
+            expanded[place] = os.path.expanduser(argument)
+    return expanded
 
 
 def _check_names(arguments: list[str]) -> None:
@@ -84,7 +98,7 @@ def main(argv: list[str]) -> None:
             devices.keep_compiled_programs()
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            run(settings, Path(_WORKDIR.value), console, stop)
+            run(settings, Path(os.path.expanduser(_WORKDIR.value)), console, stop)
         except UserError as error:
             leave(error)
 

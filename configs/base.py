@@ -27,6 +27,10 @@ def get_config() -> ConfigDict:
     config.data.follow_links = False  # whether links in a folder of images may lead anywhere on its own file system
     config.data.layout = placeholder(str)  # of the arrays of npz and idx: 'NHWC', 'NCHW'; None: refuse what looks NCHW
     config.data.n_classes = placeholder(int)  # None: as many as the data say, for npz and idx the largest label + 1
+    config.data.split = placeholder(
+        str
+    )  # which tenth of the training images validates; None: our own; 'reference': that
+    #   of the authors' PyTorch code, for a dense model that it trained
     config.data.on_device = placeholder(bool)  # whether all images stay on the device; None: if they fit
     config.data.image_size = 224  # pixels to a side that images of different sizes are cropped to
     config.data.workers = placeholder(int)  # threads that decode streamed images; 0: none; None: as many as cores
@@ -44,9 +48,11 @@ def get_config() -> ConfigDict:
     #   None: if all images stay on the device. Does not change what is trained; what is finished keeps its figures
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
-    config.init_from = placeholder(str)  # PyTorch file (.safetensors, .pt, .pth) to take as the dense model, which is
-    #   then not trained: the settings of dense training only say which learning rates it has seen; its masks, if it
-    #   has any, stay, and every phase prunes what they leave
+    config.init_from = placeholder(str)  # file of PyTorch or safetensors to take as the dense model, which is then not
+    #   trained: the settings of dense training only say which learning rates it has seen; its masks, if it has any,
+    #   stay, and the phases lead from there to the goal
+    config.init_mask = "auto"  # what counts as pruned where the file has no masks: 'zeros': weights that are exactly
+    #   zero; 'auto': the same if a tenth of some layer is; 'none': nothing
 
     # Dense training.
     config.n_epochs = 10  # epochs; integer >= 1
@@ -60,7 +66,8 @@ def get_config() -> ConfigDict:
     config.weight_decay = 1e-4  # coupled (L2), on every parameter; >= 0; Nesterov exactly when it is positive
 
     # Pruning.
-    config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1)
+    config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1), and above
+    #   what of the model of `init_from` is pruned already
     config.n_phases = 2  # prune-retrain-soup cycles that reach it; integer >= 1
     config.pruning_selector = "global"  # 'global': smallest magnitudes of all; 'uniform': of each layer; 'random'
     config.prune_only = placeholder(str)  # the weights to prune: patterns over their names, such as

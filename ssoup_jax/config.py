@@ -10,8 +10,9 @@ import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssoup_jax import models, soups, variants
-from ssoup_jax.data import arrays, ood, sources
+from ssoup_jax.data import arrays, ood, sources, splits
 from ssoup_jax.errors import SettingsError, unknown
+from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
@@ -20,6 +21,7 @@ from ssoup_jax.training import interval, loop, recalibrate
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
     "optimizer": ("SGD",),
+    "init_mask": zeros.SETTINGS,
     "pruning_selector": tuple(selectors.SELECTORS),
     "retrain_schedule": retrain.NAMES,
     "ensemble_by": tuple(variants.VARIANTS),
@@ -27,6 +29,11 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "greedy_metric": ("accuracy", "macro_accuracy"),
     "bn_recalibration": (*recalibrate.METHODS, None),
     "on_divergence": loop.ON_DIVERGENCE,
+}
+
+_DATA_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "layout": (*arrays.LAYOUTS, None),
+    "split": (*splits.SPLITS, None),
 }
 
 _STOP_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -73,6 +80,7 @@ class DataSettings(BaseModel):
     follow_links: bool
     layout: str | None
     n_classes: Annotated[int, Field(ge=2, le=arrays.MAX_CLASSES)] | None
+    split: str | None
     on_device: bool | None
     image_size: Annotated[int, Field(ge=8, le=1024)]
     workers: Annotated[int, Field(ge=0, le=1024)] | None
@@ -83,11 +91,12 @@ class DataSettings(BaseModel):
     mean: tuple[Number, ...] | None
     std: tuple[Number, ...] | None
 
-    @field_validator("layout", mode="before")
+    @field_validator(*_DATA_CHOICES, mode="before")
     @classmethod
-    def _known(cls, value: Any) -> Any:
-        if value not in (*arrays.LAYOUTS, None):
-            raise unknown("data.layout", value, (*arrays.LAYOUTS, "None"))
+    def _known(cls, value: Any, info) -> Any:
+        allowed = _DATA_CHOICES[info.field_name]
+        if value not in allowed:
+            raise unknown(f"data.{info.field_name}", value, map(str, allowed))
         return value
 
     @field_validator("mean", "std", mode="before")
@@ -124,6 +133,7 @@ class Settings(BaseModel):
     arch: str
     use_amp: bool
     init_from: str | None
+    init_mask: str
     n_epochs: Epochs
     batch_size: Count
     optimizer: str

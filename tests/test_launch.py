@@ -72,6 +72,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected):
     assert expected in failed.stderr
 
 
+@pytest.mark.parametrize("config", [["--config=~/own.py"], ["--config", "~/own.py"], ["-config=~/own.py"]])
+def test_a_home_directory_is_spelt_out(tmp_path, monkeypatch, config):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.py").write_text(DIGITS.read_text())
+    (tmp_path / "README.md").touch()
+    failed = launch(*config, "--workdir=~/README.md")
+    assert failed.stderr == f"error: workdir: cannot write to {tmp_path}/README.md: Not a directory\n"
+    assert failed.returncode == 2
+
+
 def test_a_failure_in_the_middle_is_one_line_and_exit_code_1(tmp_path):
     failed = launch(
         "--config", "configs/digits_sms.py", "--workdir", tmp_path, *SMALL, "--config.learning_rate=(Linear, 1e30)"

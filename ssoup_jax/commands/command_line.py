@@ -1,10 +1,17 @@
 """What the commands share: mistakes are one line, and so is whatever else goes wrong."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from ssoup_jax.errors import SettingsError, UserError, one_line
+
+
+def expanded(text: str) -> Path:
+    """Reads a path as people type it; a `~` is the home directory."""
+    return Path(os.path.expanduser(text))
 
 
 class Parser(argparse.ArgumentParser):

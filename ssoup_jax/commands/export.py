@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from ssoup_jax import models
-from ssoup_jax.commands.command_line import Parser
+from ssoup_jax.commands.command_line import Parser, expanded
 from ssoup_jax.commands.show import FORMATS, summarise
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
@@ -17,8 +17,8 @@ from ssoup_jax.storage import store
 
 def describe(parser: Parser) -> None:
     """Tells a parser of the command's arguments."""
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a folder under <workdir>/artifacts")
-    parser.add_argument("out", type=Path, metavar="OUT", help=FORMATS)
+    parser.add_argument("artifact", type=expanded, metavar="ARTIFACT", help="a folder under <workdir>/artifacts")
+    parser.add_argument("out", type=expanded, metavar="OUT", help=FORMATS)
     parser.add_argument(
         "--pruned", action="store_true", help="weights and masks apart, as torch.nn.utils.prune has them"
     )
@@ -39,16 +39,23 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
         pruned: see `pytorch.write`.
 
     Raises:
-        UserError: no artifact, or the file cannot be written.
+        UserError: no artifact, one of a member that diverged, or the file cannot be written.
     """
-    described = store.read_record(artifact).get("model")
+    record = store.read_record(artifact)
+    described = record.get("model")
+    if record.get("diverged") is not None:
+        raise SettingsError(
+            f"{artifact}: the member diverged at step {record['diverged']}; what is stored in its place is the pruned "
+            "model before any retraining, which is not exported"
+        )
     if described is None:
         raise SettingsError(f"{artifact}: its record does not say which model it is; it was stored by an older version")
     image_shape = tuple(described["image_shape"])
     model = models.build(described["arch"], described["n_classes"], image_shape)
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
     like = Variables(params, {"batch_stats": batch_stats})
-    found = artifacts.from_tree(*store.load(artifact, artifacts.like(like)))
+    found = artifacts.from_tree(*store.load(artifact, artifacts.like(like)), artifact)
     params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
-    pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned)
+    classes = described.get("classes")
+    pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=classes)
     summarise(pytorch.read(out), image_shape)

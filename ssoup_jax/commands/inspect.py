@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssoup_jax.commands.command_line import Parser, answer
+from ssoup_jax.commands.command_line import Parser, answer, expanded
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import names
 from ssoup_jax.storage import lock, manifest
@@ -205,7 +205,7 @@ def _percent(value: float | None) -> str:
 def main(arguments: list[str]) -> int:
     """Prints what PATH holds; returns the exit code: 0 done, 1 damage was found, 2 PATH cannot be looked at."""
     parser = Parser(prog="python -m ssoup_jax.inspect", description="Says what a workdir or an artifact holds.")
-    parser.add_argument("path", type=Path, metavar="PATH", help="a workdir, or a folder under its artifacts/")
+    parser.add_argument("path", type=expanded, metavar="PATH", help="a workdir, or a folder under its artifacts/")
     parser.add_argument("--json", action="store_true", help="for programs; one JSON object")
     parser.add_argument("--no-verify", action="store_true", help="do not compare every file with its manifest")
     parser.set_defaults(run=_run)

@@ -3,16 +3,16 @@
 from argparse import Namespace
 from pathlib import Path
 
-from ssoup_jax.commands.command_line import Parser
+from ssoup_jax.commands.command_line import Parser, expanded
 from ssoup_jax.interop import fits, pytorch
 from ssoup_jax.models import ImageShape
 
-FORMATS = "a .pt, .pth or .safetensors file"
+FORMATS = "a file of PyTorch (.pt, .pth) or safetensors"
 
 
 def describe(parser: Parser) -> None:
     """Tells a parser of the command's arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=FORMATS)
+    parser.add_argument("file", type=expanded, metavar="FILE", help=FORMATS)
     parser.set_defaults(run=_run)
 
 
@@ -21,16 +21,16 @@ def _run(options: Namespace) -> int:
     return 0
 
 
-def show(path: Path) -> None:
+def show(file: Path) -> None:
     """Prints what a file holds: counts, sparsity, the model that it fits, and every tensor.
 
     Args:
-        path: the file.
+        file: what holds it.
 
     Raises:
         SettingsError: the file cannot be read.
     """
-    checkpoint = pytorch.read(path)
+    checkpoint = pytorch.read(file)
     summarise(checkpoint)
     for name, array in checkpoint.tensors.items():
         zero = f"  {(array == 0).mean():7.2%} zero" if array.ndim > 1 else ""
@@ -53,4 +53,6 @@ def summarise(checkpoint: pytorch.Checkpoint, image_shape: ImageShape | None = N
     print(f"{checkpoint.path}: {len(checkpoint.tensors)} tensors, {n_parameters} parameters")
     print(f"weights: {n_weights}, of them zero: {n_zeros} ({n_zeros / max(1, n_weights):.2%})")
     print(f"masks: {len(checkpoint.masks or {})}")
+    if checkpoint.left_out:
+        print(f"not of a network: {', '.join(checkpoint.left_out)}")
     print(f"fits: {fit or 'no model known here'}")

@@ -9,10 +9,9 @@ import numpy as np
 from ssoup_jax.data import checks
 from ssoup_jax.data.augment import Transform
 from ssoup_jax.data.pictures import Rules
+from ssoup_jax.data.splits import TRAIN_SHARE, permutation
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
-
-TRAIN_SHARE = 0.9
 
 
 class Files(Protocol):
@@ -127,6 +126,8 @@ class Dataset:
         transform: what happens to the images on the device.
         view: how encoded images are cropped and scaled to one size; None: they are arrays of one size already.
         fingerprint: hash of every array, see `fingerprint`.
+        split: whose tenth of the training images validates: 'own' or one of `splits.SPLITS`; None: the source has
+            validation images of its own.
         classes: the classes' names in the order of their labels; None: they have none.
         notes: what may not be meant, one line each.
     """
@@ -139,6 +140,7 @@ class Dataset:
     transform: Transform
     view: View | None
     fingerprint: str
+    split: str | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -175,17 +177,14 @@ class Dataset:
         return repr(self.classes[label]) if self.classes else f"label {label}"
 
 
-def permutation(n: int, seed: int) -> np.ndarray:
-    """Returns the fixed order that decides who is in which split, int64 `[n]`.
-
-    NumPy freezes the stream of this generator for good; that of `default_rng` may change with a release, and stored
-    results would no longer be found.
-    """
-    return np.random.RandomState(seed).permutation(n)
-
-
 def assemble(
-    name: str, contents: Contents, *, transform: Transform, split_seed: int, view: View | None = None
+    name: str,
+    contents: Contents,
+    *,
+    transform: Transform,
+    split_seed: int,
+    split: str | None = None,
+    view: View | None = None,
 ) -> Dataset:
     """Checks a data set, takes the validation images out of the training images and makes the fingerprint.
 
@@ -194,22 +193,26 @@ def assemble(
         contents: its images.
         transform: what happens to the images on the device.
         split_seed: decides which tenth of the training images validates, and their order.
+        split: how it does, one of `splits.SPLITS`; None: our own way.
         view: how encoded images are cropped and scaled.
 
     Returns:
         The data set.
 
     Raises:
-        SettingsError: too few images or classes, labels that are not classes, or images that cannot mean anything.
+        SettingsError: too few images or classes, labels that are not classes, images that cannot mean anything, or a
+            way to split where there is nothing to split.
     """
     n_classes, training, test = contents.n_classes, contents.training, contents.test
     if n_classes < 2:
         raise SettingsError(f"dataset: {name}: found {n_classes} class; at least 2 are needed")
     given = {"training": training, "validation": contents.val, "test": test}
-    for which, split in given.items():
-        if split is not None:
-            _check(name, which, split, n_classes, least=2 if which == "training" else 1)
-    order = permutation(len(training), split_seed)
+    for which, images in given.items():
+        if images is not None:
+            _check(name, which, images, n_classes, least=2 if which == "training" else 1)
+    if split is not None and contents.val is not None:
+        raise SettingsError(f"data.split: found {split!r}; {name} has validation images of its own, and needs no split")
+    order = permutation(len(training), split_seed, split)
     n_train = int(TRAIN_SHARE * len(training)) if contents.val is None else len(training)
     val = training[order[n_train:]] if contents.val is None else contents.val
     splits = {"train": training[order[:n_train]], "val": val, "test": test}
@@ -225,6 +228,7 @@ def assemble(
         transform=transform,
         view=view,
         fingerprint=fingerprint(splits, *parts, *contents.marks),
+        split=(split or "own") if contents.val is None else None,
         classes=contents.classes,
         notes=(*contents.notes, *found),
     )

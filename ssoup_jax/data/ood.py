@@ -205,5 +205,5 @@ def _data_dir(data_dir: str | None) -> Path:
     if data_dir is None:
         from tensorflow_datasets.core.constants import DATA_DIR  # seconds to import
 
-        return Path(DATA_DIR).expanduser()
-    return Path(data_dir).expanduser()
+        return Path(os.path.expanduser(DATA_DIR))
+    return Path(os.path.expanduser(data_dir))

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from ssoup_jax.errors import RunError
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks
 from ssoup_jax.storage.store import Store
@@ -51,7 +53,7 @@ class Stored:
 
     def load(self) -> Artifact:
         """Reads all of it."""
-        return from_tree(*self.store.load(self.name, self.like))
+        return from_tree(*self.store.load(self.name, self.like), self.store.path(self.name))
 
 
 def to_tree(artifact: Artifact) -> PyTree:
@@ -60,11 +62,27 @@ def to_tree(artifact: Artifact) -> PyTree:
     return {**variables.as_flax(), "mask": masks.dense_form(artifact.mask, variables.params)}
 
 
-def from_tree(tree: PyTree, record: dict[str, Any]) -> Artifact:
-    """Makes an artifact of what was stored; the inverse of `to_tree`."""
+def from_tree(tree: PyTree, record: dict[str, Any], where: Path | None = None) -> Artifact:
+    """Makes an artifact of what was stored; the inverse of `to_tree`.
+
+    Args:
+        tree: the arrays.
+        record: everything else.
+        where: the folder that they come from, for the error; None: none.
+
+    Returns:
+        The artifact.
+
+    Raises:
+        RunError: something is pruned that never is.
+    """
     collections = dict(tree)
     params, stored = collections.pop("params"), collections.pop("mask")
-    return Artifact(Variables(params, collections), masks.from_dense_form(stored, masks.full_mask(params)), record)
+    try:
+        mask = masks.from_dense_form(stored, masks.full_mask(params))
+    except RunError as error:
+        raise error if where is None else RunError(f"{where}: {error}") from None
+    return Artifact(Variables(params, collections), mask, record)
 
 
 def like(variables: Variables) -> PyTree:

@@ -7,7 +7,7 @@ import jax
 
 from ssoup_jax import metrics
 from ssoup_jax.data.feeds import Feed, n_batches
-from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment.imported import Import
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
@@ -36,7 +36,7 @@ class Context:
         console: where progress is shown.
         pod: the processes of this run.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
-        imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
+        imported: the dense model that `init_from` names; None: it is trained.
     """
 
     classifier: Classifier
@@ -49,7 +49,7 @@ class Context:
     console: Console
     pod: Pod = ALONE
     choices: Remembered | None = None
-    imported: Artifact | None = None
+    imported: Import | None = None
 
     @property
     def task(self) -> Task:

@@ -89,7 +89,8 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
         done = 0
         for finished, missing in todo:
             like = artifacts.like(context.like)
-            loaded = [artifacts.from_tree(*store.load(stage.name, like)) for stage in finished]
+            names = [stage.name for stage in finished]
+            loaded = [artifacts.from_tree(*store.load(name, like), store.path(name)) for name in names]
             variables = trees.stack([artifact.variables for artifact in loaded])
             found = [read(store, stage) for stage in finished]
             for corruption in missing:

@@ -47,7 +47,14 @@ class Plan:
     wanted: tuple[Stage, ...]
 
 
-def make_plan(settings: Settings, fingerprint: str, init_sha256: str | None = None) -> Plan:
+def make_plan(
+    settings: Settings,
+    fingerprint: str,
+    init_sha256: str | None = None,
+    *,
+    init_mask: str | None = None,
+    pruned: float = 0.0,
+) -> Plan:
     """Lays out all stages of the experiment and marks those that this launch is to finish.
 
     In every phase each member prunes and retrains the model that it starts from, and the soup of all members is what
@@ -57,15 +64,20 @@ def make_plan(settings: Settings, fingerprint: str, init_sha256: str | None = No
         settings: the experiment's.
         fingerprint: hash of the data.
         init_sha256: hash of the file that `init_from` names, if it names one.
+        init_mask: 'zeros' if that file's zeros are taken for pruned weights.
+        pruned: share of the weights that may be pruned that is pruned before the first phase.
 
     Returns:
         The plan.
     """
-    dense = Stage(_dense(settings, fingerprint, init_sha256), label=settings.init_from)
+    dense = Stage(_dense(settings, fingerprint, init_sha256, init_mask), label=settings.init_from)
+    amount = phase_amount(settings.goal_sparsity, settings.n_phases, pruned)
     parents = dict.fromkeys(settings.all_splits, dense)
     candidates, soups = [], []
     for phase in range(1, settings.n_phases + 1):
-        members = [Stage(_retrain(settings, phase, value), (parent,), value) for value, parent in parents.items()]
+        members = [
+            Stage(_retrain(settings, phase, amount, value), (parent,), value) for value, parent in parents.items()
+        ]
         candidates.append(tuple(members))
         if settings.ensemble_method is None:
             parents = dict(zip(parents, members, strict=True))
@@ -89,7 +101,7 @@ def _wanted(settings: Settings, dense: Stage, candidates: list, soups: list) -> 
     return tuple(stages)
 
 
-def _dense(settings: Settings, fingerprint: str, init_sha256: str | None) -> DenseHistory:
+def _dense(settings: Settings, fingerprint: str, init_sha256: str | None, init_mask: str | None) -> DenseHistory:
     history = {
         "data": fingerprint,
         "arch": settings.arch,
@@ -101,15 +113,15 @@ def _dense(settings: Settings, fingerprint: str, init_sha256: str | None) -> Den
         "n_epochs_warmup": settings.n_epochs_warmup,
     }
     if init_sha256 is not None:
-        return Imported(**history, init_from=init_sha256)
+        return Imported(**history, init_from=init_sha256, init_mask=init_mask)
     return Dense(**history, run_id=settings.run_id, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def _retrain(settings: Settings, phase: int, split_val: int | float) -> Retrain:
+def _retrain(settings: Settings, phase: int, amount: float, split_val: int | float) -> Retrain:
     return Retrain(
         run_id=settings.run_id,
         phase=phase,
-        amount=phase_amount(settings.goal_sparsity, settings.n_phases),
+        amount=amount,
         goal_sparsity=settings.goal_sparsity,
         selector=settings.pruning_selector,
         retraining=Retraining(**settings.retraining_of(split_val)),

@@ -12,10 +12,8 @@ from ssoup_jax.data.dataset import Dataset
 from ssoup_jax.data.feeds import Feed, resident
 from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.experiment import imported
 from ssoup_jax.experiment.context import Context
-from ssoup_jax.interop import pytorch
-from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import memory, names
@@ -46,7 +44,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
     dtype = jnp.bfloat16 if settings.use_amp else jnp.float32
     model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
     classifier = Classifier(model, dataset.transform, dataset.image_shape)
-    imported = None if settings.init_from is None else _import(settings.init_from, classifier)
+    given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console)
     shape = "x".join(map(str, dataset.image_shape))
     context = Context(
@@ -59,7 +57,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
         choices=choices,
-        imported=imported,
+        imported=given,
     )
     masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)
     return context
@@ -101,11 +99,3 @@ def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:
         steps_per_block=max(1, min(64, STREAMED_BLOCK_BYTES // image_bytes)),
         skip_undecodable=settings.data.skip_undecodable,
     )
-
-
-def _import(path: str, classifier: Classifier) -> Artifact:
-    """Reads a dense model from a PyTorch file."""
-    checkpoint = pytorch.read(path)
-    found = jax.device_get(pytorch.variables_from(checkpoint, classifier.model, classifier.image_shape))
-    params, batch_stats, mask = found
-    return Artifact(Variables(params, {"batch_stats": batch_stats}), mask, {"file": path, "sha256": checkpoint.sha256})

@@ -15,6 +15,7 @@ from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.experiment.imported import Import
 from ssoup_jax.experiment.plan import Plan, make_plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.resumable import Work
@@ -46,13 +47,14 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     """
     dataset = sources.load(settings.dataset, settings.data.options(), data_dir=settings.data_dir, on_line=console.line)
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions))
-    plan = make_plan(settings, dataset.fingerprint, context.imported and context.imported.record["sha256"])
+    plan = _plan(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
-    for note in dataset.notes:
-        console.line(f"data: {note}")
+    imported_notes = context.imported.notes if context.imported else ()
+    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
+        console.line(note)
     for group in _groups(plan.wanted):
         with _failures_of(group):
             _finish(context, store, group, stop or Stop(), settings)
@@ -60,8 +62,15 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     if skipped := getattr(context.feed, "skipped", None):
         name, reason = next(iter(skipped.items()))
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
-    about = {"description": dataset.describe(), "classes": dataset.classes, "notes": dataset.notes}
+    notes = [*dataset.notes, *imported_notes]
+    about = {"description": dataset.describe(), "classes": dataset.classes, "notes": notes}
     return results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+
+
+def _plan(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+    if given is None:
+        return make_plan(settings, fingerprint)
+    return make_plan(settings, fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)
 
 
 def _on_divergence(settings: Settings, group: list[Stage]) -> str:

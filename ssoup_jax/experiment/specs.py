@@ -68,9 +68,11 @@ class Imported(DenseHistory):
 
     Attributes:
         init_from: SHA-256 of the file.
+        init_mask: 'zeros' if its zeros are taken for pruned weights; None: only what it masks is pruned.
     """
 
     init_from: str
+    init_mask: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,10 @@ def imported(context: Context, stage: Stage) -> Artifact:
     Returns:
         The artifact; its mask is what the file has pruned already.
     """
-    found = context.imported
+    found, notes = context.imported.artifact, context.imported.notes
     (record,) = records.describe(context, stage.dense, trees.stack([found.variables]), found.mask)
-    return Artifact(
-        found.variables, found.mask, {"stage": "Dense", **record, "init_from": found.record, "training": None}
-    )
+    record |= {"init_from": found.record, "notes": notes, "training": None}
+    return Artifact(found.variables, found.mask, {"stage": "Dense", **record})
 
 
 def dense(context: Context, stage: Stage, work: Work) -> Artifact:

@@ -1,28 +1,20 @@
-"""Named arrays in `.pt`, `.pth` and `.safetensors` files; PyTorch is imported for the first two only."""
+"""Named arrays in files of PyTorch and of safetensors, told apart by content; PyTorch is imported for its own only."""
 
 import hashlib
-import io
-import pickle
-import pickletools
+import json
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
 
 from ssoup_jax.errors import SettingsError, one_line
+from ssoup_jax.interop import torch_files
 from ssoup_jax.storage import atomic
 
 Arrays = dict[str, np.ndarray]
-
-# `torch.load(weights_only=True)` of older releases can be made to run code (CVE-2025-32434).
-_FIRST_SAFE_TORCH = (2, 6)
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_ALONE = "save model.state_dict() alone"
+Classes = Sequence[str] | None
 
 _SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(bool),
@@ -36,8 +28,8 @@ def load(path: Path) -> tuple[Arrays, str]:
     """Reads the tensors of a file; nothing in it is ever executed.
 
     Args:
-        path: a `.safetensors` file, or a `.pt` or `.pth` file with a state dict, plain or as the entry `'state_dict'`,
-            `'model_state_dict'` or `'model'` of a dict.
+        path: a safetensors file, or a PyTorch file with a state dict, plain or somewhere in dicts of dicts; whatever
+            it is called.
 
     Returns:
         Arrays by name, floating point of any width as float32, in the order of the state dict (of the alphabet where
@@ -46,31 +38,46 @@ def load(path: Path) -> tuple[Arrays, str]:
     Raises:
         SettingsError: one line that names the file and what is wrong with it.
     """
-    decode, _ = _format(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    arrays = decode(path, data)
-    if not arrays:
-        raise SettingsError(f"{path}: holds no tensors")
+    except ValueError as error:  # a name with a null character
+        raise SettingsError(f"{path}: cannot be read: {one_line(error)}") from None
+    try:
+        arrays = _decode_safetensors(data) if _is_safetensors(path, data) else torch_files.decode(data)
+        if not arrays:
+            raise SettingsError("holds no tensors")
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
     return arrays, hashlib.sha256(data).hexdigest()
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save(path: Path, arrays: Mapping[str, np.ndarray], classes: Classes = None) -> None:
     """Writes tensors so that a reader finds the whole file or none.
 
     Args:
         path: ends in `.pt`, `.pth` or `.safetensors`; its folder exists.
         arrays: by name, contiguous.
+        classes: names of the classes in the order of their labels. A `.pt` file is then a dict with the entries
+            `state_dict` and `classes`, a `.safetensors` file has them as JSON in its metadata. None: they have none.
 
     Raises:
         SettingsError: the file cannot be written, or PyTorch is needed and not there.
     """
-    _, encode = _format(path)
-    data = encode(path, arrays)
+    formats: dict[str, Callable[[Mapping, Classes], bytes]] = {
+        ".pt": torch_files.encode,
+        ".pth": torch_files.encode,
+        ".safetensors": _encode_safetensors,
+    }
+    if path.suffix.lower() not in formats:
+        raise SettingsError(f"{path}: found suffix {path.suffix!r}; allowed: {', '.join(formats)}")
+    try:
+        data = formats[path.suffix.lower()](arrays, classes)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
     try:
         with atomic.replacing(path) as beside:
             beside.write_bytes(data)
@@ -78,29 +85,26 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _format(path: Path) -> tuple[Callable[[Path, bytes], Arrays], Callable[[Path, Mapping], bytes]]:
-    formats = {
-        ".pt": (_decode_torch, _encode_torch),
-        ".pth": (_decode_torch, _encode_torch),
-        ".safetensors": (_decode_safetensors, _encode_safetensors),
-    }
-    if path.suffix not in formats:
-        raise SettingsError(f"{path}: found suffix {path.suffix!r}; allowed: {', '.join(formats)}")
-    return formats[path.suffix]
+def _is_safetensors(path: Path, data: bytes) -> bool:
+    """Tells by the first bytes; by the suffix where they are neither a header of JSON nor PyTorch's."""
+    if data[8:9] == b"{":
+        return True
+    return path.suffix.lower() == ".safetensors" and not torch_files.is_known(data)
 
 
-def _decode_safetensors(path: Path, data: bytes) -> Arrays:
+def _decode_safetensors(data: bytes) -> Arrays:
     from safetensors import SafetensorError, deserialize
 
     try:
         tensors = deserialize(data)
     except SafetensorError as error:
-        raise SettingsError(f"{path}: truncated, or not a safetensors file ({_first_sentence(error)})") from None
+        reason = one_line(re.split(r"\. ", str(error))[0])
+        raise SettingsError(f"truncated, or not a safetensors file ({reason})") from None
     arrays = {}
     for name, tensor in sorted(tensors):  # their order in the file means nothing
         dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
         if dtype is None:
-            raise SettingsError(f"{path}: {name} has dtype {tensor['dtype']}; allowed: F16, BF16, F32, F64")
+            raise SettingsError(f"{name} has dtype {tensor['dtype']}; allowed: F16, BF16, F32, F64")
         array = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which readers look for
             # NumPy takes bfloat16 for no floating-point type.
@@ -108,85 +112,9 @@ def _decode_safetensors(path: Path, data: bytes) -> Arrays:
     return arrays
 
 
-def _encode_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> bytes:
+def _encode_safetensors(arrays: Mapping[str, np.ndarray], classes: Classes) -> bytes:
     from safetensors.numpy import save
 
-    # Loaders elsewhere ask for this key.
-    return save(dict(arrays), metadata={"format": "pt"})
-
-
-def _import_torch(path: Path) -> ModuleType:
-    needs = f"pip install 'torch>={'.'.join(map(str, _FIRST_SAFE_TORCH))}', or use a .safetensors file"
-    try:
-        import torch
-    except ImportError:
-        raise SettingsError(f"{path}: needs PyTorch, which is not installed; {needs}") from None
-    if tuple(map(int, torch.__version__.split(".")[:2])) < _FIRST_SAFE_TORCH:
-        raise SettingsError(f"{path}: PyTorch {torch.__version__} cannot read files safely; {needs}")
-    return torch
-
-
-def _encode_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> bytes:
-    torch = _import_torch(path)
-    buffer = io.BytesIO()
-    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, buffer)
-    return buffer.getvalue()
-
-
-def _decode_torch(path: Path, data: bytes) -> Arrays:
-    torch = _import_torch(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of, it then refuses
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # for damaged bytes, whatever the unpickler stumbles over
-        raise SettingsError(f"{path}: {_why_unreadable(data, str(error))}") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping):
-        raise SettingsError(f"{path}: holds a {type(found).__name__}, not a state dict; {_ALONE}")
-    arrays = {}
-    for name, tensor in found.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise SettingsError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor; {_ALONE}")
-        try:
-            tensor = tensor.detach().to_dense()
-            arrays[str(name)] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        except (TypeError, RuntimeError) as error:
-            raise SettingsError(f"{path}: {name} cannot be read ({_first_sentence(error)})") from None
-    return arrays
-
-
-def _why_unreadable(data: bytes, message: str) -> str:
-    wanted = re.search(r"(?:GLOBAL |got <class ')([\w.]+)", message)
-    name = wanted[1] if wanted else _first_import(data)
-    if name:
-        return f"would have to run code of {name} to be read, and is refused; {_ALONE}"
-    if "TorchScript" in message:
-        return f"holds a TorchScript program, not a state dict; {_ALONE}"
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        return f"a damaged PyTorch file, or a zip archive of something else ({_first_sentence(message)})"
-    return "truncated, or not a PyTorch file"
-
-
-def _first_import(data: bytes) -> str | None:
-    """Names what a bare pickle would import first; reads it without running it."""
-    if not data.startswith(pickle.PROTO):
-        return None
-    texts: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL":
-                return argument.replace(" ", ".")
-            if opcode.name == "STACK_GLOBAL":
-                return ".".join(texts[-2:])
-            if isinstance(argument, str):
-                texts.append(argument)
-    except ValueError:
-        pass
-    return None
-
-
-def _first_sentence(error: object) -> str:
-    return one_line(str(error).split(". ")[0])
+    # Loaders elsewhere ask for the key `format`.
+    metadata = {"format": "pt"} | ({} if classes is None else {"classes": json.dumps(list(classes))})
+    return save(dict(arrays), metadata=metadata)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ssoup_jax import models
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.interop.spellings import respelled
 from ssoup_jax.interop.state_dict import entries
 from ssoup_jax.models import ImageShape
 
@@ -40,14 +41,15 @@ def find(shapes: Shapes, image_shape: ImageShape | None = None) -> Fit | None:
     for arch in _candidates(shapes):
         wanted = network_shapes(arch, 1, _ANY_IMAGE)
         # Names tell apart all networks but those that differ in width only, of which there is one candidate.
-        if wanted is not None and wanted.keys() == shapes.keys():
+        found = respelled(shapes, wanted or ())
+        if wanted is not None and wanted.keys() == found.keys():
             names = list(wanted)
-            stem, head = shapes[names[0]], shapes[names[-1]]
+            stem, head = found[names[0]], found[names[-1]]
             usual = [(side, side, channels) for side in _SIDES for channels in (3, 1)]
             tried = [image_shape, *usual] if image_shape else usual
             if len(stem) == 4:
                 tried = list(dict.fromkeys((height, width, stem[1]) for height, width, _ in tried))
-            fitting = (s for s in tried if head and network_shapes(arch, head[0], s) == shapes)
+            fitting = (s for s in tried if head and network_shapes(arch, head[0], s) == found)
             return next((Fit(arch, head[0], s) for s in fitting), None)
     return None
 

@@ -5,7 +5,7 @@ A pruned tensor may be stored as `torch.nn.utils.prune` stores it: `X_orig` and 
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.interop import files, fits
+from ssoup_jax.interop import files, fits, wrappings
+from ssoup_jax.interop.spellings import respelled
 from ssoup_jax.interop.state_dict import (
     COUNTER,
     Entry,
@@ -29,8 +30,6 @@ from ssoup_jax.models.layers import Network
 from ssoup_jax.pruning.masks import is_kernel
 from ssoup_jax.trees import PyTree
 
-_PREFIXES = ("module.", "_orig_mod.")
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,12 +40,14 @@ class Checkpoint:
         sha256: of its bytes.
         state: float32 tensors by name, +0.0 wherever a mask is False; and BatchNorm's counters of batches.
         masks: bool arrays by the name of the tensor they belong to; None if the file has none.
+        left_out: names of what the file has beside the network, as far as somebody may miss it.
     """
 
     path: Path
     sha256: str
     state: dict[str, np.ndarray]
     masks: dict[str, np.ndarray] | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -63,8 +64,8 @@ def read(path: str | os.PathLike) -> Checkpoint:
     """Reads a checkpoint; nothing in it is ever executed.
 
     Args:
-        path: `.pt` or `.pth` (PyTorch must be installed) or `.safetensors`. A state dict, plain or wrapped in a dict,
-            with or without the prefixes that data parallelism and compilation put before its names.
+        path: a file of PyTorch (which must be installed) or safetensors, whatever it is called; a `~` is the home
+            directory. A state dict, plain or with what people put around it, see `wrappings`.
 
     Returns:
         The checkpoint; floating point of any width is float32.
@@ -72,9 +73,12 @@ def read(path: str | os.PathLike) -> Checkpoint:
     Raises:
         SettingsError: one line that names the file, the tensor where there is one, and what is wrong.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     arrays, sha256 = files.load(path)
-    arrays = _without_prefixes(arrays)
+    try:
+        arrays, left_out = wrappings.plain_names(arrays)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
     state: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -93,7 +97,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
         # PyTorch keeps the pruned weights' old values in X_orig; X itself must be what its mask says.
         _check_agree(path, name, state[name], mask, zeros=name in arrays)
         state[name] = np.where(mask, state[name], np.float32(0))
-    return Checkpoint(path, sha256, state, masks or None)
+    return Checkpoint(path, sha256, state, masks or None, tuple(left_out))
 
 
 def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageShape) -> tuple[PyTree, PyTree, PyTree]:
@@ -114,14 +118,14 @@ def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageSha
     """
     expected = entries(model, image_shape)
     shapes = {entry.name: entry.shape for entry in expected if entry.collection}
-    misfit = _first_misfit(shapes, checkpoint.shapes)
+    misfit = _first_misfit(shapes, respelled(checkpoint.shapes, shapes))
     if misfit:
         wanted = fits.find(shapes, image_shape) or type(model).__name__
         fitting = fits.find(checkpoint.shapes, image_shape)
         raise SettingsError(
             f"{checkpoint.path}: does not fit {wanted}: {misfit}; it fits {fitting or 'no model known here'}"
         )
-    masks = checkpoint.masks or {}
+    masks = respelled(checkpoint.masks or {}, shapes)
     leaves = {}
     for entry in expected:
         mask = masks.get(entry.name, np.ones(entry.shape, bool))
@@ -133,7 +137,8 @@ def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageSha
                 f"{checkpoint.path}: {entry.name}_mask prunes {np.sum(~mask)} values; "
                 f"only weights of convolutions and linear layers can be pruned"
             )
-    return *from_state_dict(model, image_shape, checkpoint.state), unflatten_dict(leaves)
+    state = respelled(checkpoint.tensors, shapes)
+    return *from_state_dict(model, image_shape, state), unflatten_dict(leaves)
 
 
 def write(
@@ -145,11 +150,13 @@ def write(
     mask: PyTree | None = None,
     *,
     pruned: bool,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes a state dict for PyTorch; `read` and `variables_from` give the same bits back.
 
     Args:
-        path: `.pt` or `.pth` (PyTorch must be installed) or `.safetensors`. A reader finds the whole file or none.
+        path: ends in `.pt` or `.pth` (PyTorch must be installed) or `.safetensors`. A reader finds the whole file or
+            none.
         model: what `models.build` returned.
         image_shape: height, width and channels of an image.
         params: parameters of one network, zero where `mask` is False.
@@ -157,11 +164,12 @@ def write(
         mask: structure of `params`, a bool array for every prunable weight; None: nothing is pruned.
         pruned: True: every prunable weight as `_orig` and `_mask`, which fit a network that `torch.nn.utils.prune` was
             applied to; False: plain.
+        classes: names of the classes, see `files.save`; None: they have none.
 
     Raises:
         SettingsError: the trees are not this network's, a pruned weight is not zero, or the file cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     state = to_state_dict(model, image_shape, params, batch_stats)
     given = None if mask is None else flatten_dict(mask)
     masks = {}
@@ -170,7 +178,7 @@ def write(
             kept = np.ones(entry.shape, bool) if given is None else to_torch_layout(np.asarray(given[entry.path]))
             _check_agree(path, entry.name, state[entry.name], kept, zeros=True)
             masks[entry.name] = kept
-    files.save(path, _as_pairs(state, masks) if pruned else state)
+    files.save(path, _as_pairs(state, masks) if pruned else state, classes)
 
 
 def _is_prunable(entry: Entry) -> bool:
@@ -187,13 +195,6 @@ def _as_pairs(state: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) 
             else:
                 pairs[name] = state[name]
     return pairs
-
-
-def _without_prefixes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in arrays):
-            return _without_prefixes({name.removeprefix(prefix): array for name, array in arrays.items()})
-    return arrays
 
 
 def _checked_weight(path: Path, name: str, array: np.ndarray) -> np.ndarray:

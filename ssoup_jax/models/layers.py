@@ -9,7 +9,7 @@ CPU a draw of four axes takes ten times as long to compile.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -198,7 +198,10 @@ class Network(nn.Module):
         dropout: False leaves every dropout layer out.
         remat: recompute blocks in the backward pass instead of storing what is inside them. Parameter names stay.
         axis_name: mesh axis that batches are spread over: BatchNorm's statistics and dropout are the whole batch's.
+        unsaid: what names and shapes of its weights do not say of it, though others differ in it; a line, or nothing.
     """
+
+    unsaid: ClassVar[str] = ""
 
     n_classes: int
     dtype: Any = jnp.float32

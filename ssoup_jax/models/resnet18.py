@@ -32,6 +32,8 @@ class Block(nn.Module):
 class ResNet18(Network):
     """Four stages of two blocks with 64, 128, 256 and 512 channels."""
 
+    unsaid = "nothing is pooled after its 3x3 stem"
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         conv, norm, block = self.conv_layer(), self.norm_layer(train), self.block(Block)

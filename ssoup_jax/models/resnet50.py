@@ -37,6 +37,8 @@ class Bottleneck(nn.Module):
 class ResNet50(Network):
     """A 7x7 stem with pooling, then 3, 4, 6 and 3 bottlenecks."""
 
+    unsaid = "the stride of a bottleneck sits on its 3x3 convolution (v1.5)"
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         conv = partial(self.conv_layer(), use_bias=False, kernel_init=normal_by_fan_out)

@@ -37,6 +37,8 @@ def shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
 class CifarResNet(Network):
     """Three stages of n blocks with 16, 32 and 64 channels, times `width`."""
 
+    unsaid = "its shortcuts take every other pixel and add as many zero channels in front as behind (option A)"
+
     blocks: int = 3
     width: int = 1
 

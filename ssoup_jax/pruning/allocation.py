@@ -14,24 +14,27 @@ from ssoup_jax.pruning.scores import Leaves
 Allocation = Callable[[Leaves, float], list[tuple[list[str], int]]]
 
 
-def phase_amount(goal_sparsity: float, n_phases: int) -> float:
-    """Returns the fraction of the remaining weights to prune in each phase: `1 - (1 - goal)^(1 / n)`.
+def phase_amount(goal_sparsity: float, n_phases: int, pruned: float = 0.0) -> float:
+    """Returns the fraction of the remaining weights to prune in each phase: `1 - ((1 - goal) / (1 - pruned))^(1 / n)`.
 
     Args:
         goal_sparsity: fraction of the prunable weights that is zero after the last phase, 0 to 1.
         n_phases: number of phases, at least 1.
+        pruned: fraction of them that is zero before the first phase, 0 to the goal.
 
     Returns:
         The fraction, the same in every phase.
 
     Raises:
-        SettingsError: either argument is outside its range.
+        SettingsError: an argument is outside its range.
     """
     if not 0 <= goal_sparsity <= 1:
         raise SettingsError(f"goal_sparsity: found {goal_sparsity!r}; allowed: a number from 0 to 1")
     if n_phases < 1:
         raise SettingsError(f"n_phases: found {n_phases!r}; allowed: a whole number from 1 on")
-    return 1 - (1 - goal_sparsity) ** (1 / n_phases)
+    if not 0 <= pruned < 1 or pruned > goal_sparsity:
+        raise SettingsError(f"goal_sparsity: found {goal_sparsity!r}; {pruned!r} of the weights are pruned already")
+    return 1 - ((1 - goal_sparsity) / (1 - pruned)) ** (1 / n_phases)
 
 
 def prune_count(amount: float, n_kept: int) -> int:

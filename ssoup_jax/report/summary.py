@@ -148,9 +148,9 @@ def table(summary: Summary) -> Table:
         return [_percent(figure) for figure in figures] if corrupted else []
 
     absent = ["-"] * (len(_FIGURE_COLUMNS) - 2)
-    result.add_row(
-        "dense", "0.00", _percent(dig(summary, "dense", "test", "accuracy")), *absent, *ood(dense, None, None)
-    )
+    # One that comes from a file may be pruned already.
+    sparsity, accuracy = dig(summary, "dense", "sparsity", "prunable"), dig(summary, "dense", "test", "accuracy")
+    result.add_row("dense", _percent(sparsity or 0.0), _percent(accuracy), *absent, *ood(dense, None, None))
     for phase in phases:
         result.add_row(
             str(phase.phase),

@@ -91,7 +91,7 @@ def logits_by_block(
     """
     fn = executors.bind(_block_logits, classifier)
     for fitting, held, block in _blocks(fn, (), feed, variables, split, execution, on_line):
-        yield block, mesh.on_one(executors.run(fitting, fn, block, (), held)[1])
+        yield mesh.on_one((block, executors.run(fitting, fn, block, (), held)[1]))
 
 
 def _blocks(

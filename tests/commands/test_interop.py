@@ -1,5 +1,6 @@
 """`python -m ssoup_jax.interop`, as a user types it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.utils import prune
 
@@ -22,6 +24,7 @@ from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import selectors
 from ssoup_jax.pruning.masks import full_mask
 from ssoup_jax.pruning.transform import apply_mask
+from ssoup_jax.storage import manifest
 from ssoup_jax.storage.store import Store
 from tests.interop import twins
 
@@ -84,6 +87,46 @@ def test_an_exported_soup_computes_the_same_in_pytorch(stored, tmp_path, capsys,
     np.testing.assert_allclose(twins.logits(twin, images), ours, rtol=1e-5, atol=2e-6)
 
 
+def with_record(folder, to, **changes):
+    """Copies an artifact and changes its record."""
+    shutil.copytree(folder, to)
+    record = json.loads((to / "record.json").read_text())
+    (to / "record.json").write_text(json.dumps(record | changes))
+    (to / manifest.NAME).unlink()
+    manifest.write(to)
+    return to
+
+
+def test_classes_are_exported(stored, tmp_path, capsys):
+    classes = [f"kind {number}" for number in range(10)]
+    folder = with_record(stored[1], tmp_path / NAME, model=MODEL | {"classes": classes})
+    for name in ("soup.pt", "soup.safetensors"):
+        assert run(capsys, "export", folder, tmp_path / name)[0] == 0
+    found = torch.load(tmp_path / "soup.pt", weights_only=True)
+    assert found["classes"] == classes
+    twins.make("ResNet8", image_shape=IMAGE, seed=1)[0].load_state_dict(found["state_dict"], strict=True)
+    with safe_open(tmp_path / "soup.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["classes"]) == classes
+        assert file.metadata()["format"] == "pt"
+
+
+def test_a_member_that_diverged_is_not_exported(stored, tmp_path, capsys):
+    folder = with_record(stored[1], tmp_path / NAME, diverged=17)
+    code, printed, errors = run(capsys, "export", folder, tmp_path / "soup.pt")
+    assert (code, printed) == (2, "")
+    assert errors.startswith(f"error: {folder}: the member diverged at step 17; ") and errors.count("\n") == 1
+    assert not (tmp_path / "soup.pt").exists()
+
+
+def test_paths_in_the_home_directory(stored, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(stored[1], tmp_path / NAME)
+    assert run(capsys, "export", f"~/{NAME}", "~/soup.pt")[0] == 0
+    assert (tmp_path / "soup.pt").is_file()
+    code, printed, _ = run(capsys, "show", "~/soup.pt")
+    assert code == 0 and "fits: ResNet8" in printed
+
+
 def test_show_lists_what_a_file_holds(tmp_path, capsys):
     twin, _ = twins.make("Simple", n_classes=3)
     prune.l1_unstructured(twin.fc1, "weight", amount=0.25)
@@ -103,6 +146,8 @@ def test_show_of_a_file_that_fits_nothing(tmp_path, capsys):
     code, printed, _ = run(capsys, "show", tmp_path / "a.pt")
     assert code == 0
     assert "fits: no model known here" in printed
+    torch.save({"scale": torch.ones(3), "epoch": torch.tensor(3)}, tmp_path / "a.pt")
+    assert "not of a network: epoch\n" in run(capsys, "show", tmp_path / "a.pt")[1]
 
 
 @pytest.mark.parametrize(

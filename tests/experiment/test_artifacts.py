@@ -4,7 +4,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from ssoup_jax.errors import RunError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.models.variables import Variables
@@ -23,6 +25,13 @@ def test_what_is_stored_comes_back():
     assert artifacts.from_tree(tree, artifact.record) == artifact
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), artifacts.like(artifact.variables))
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_an_artifact_that_prunes_what_is_never_pruned_is_named():
+    params = {"fc": {"bias": np.zeros(3, np.float32)}}
+    tree = {"params": params, "mask": {"fc": {"bias": np.array([True, False, True])}}}
+    with pytest.raises(RunError, match=r"^runs/artifacts/a: mask: fc/bias has pruned weights, and is never pruned$"):
+        artifacts.from_tree(tree, {}, Path("runs/artifacts/a"))
 
 
 def test_an_artifact_stored_by_version_0_1_is_read():

@@ -114,8 +114,9 @@ def test_every_setting_is_in_a_spec_or_says_why_it_is_in_none():
     indirectly = {
         "optimizer",
         "init_from",
+        "init_mask",
         "greedy_metric",
-    }  # one value; a file; only for greedy soups: tested elsewhere
+    }  # one value; a file, and what is made of it; only for greedy soups: tested elsewhere
     found = in_a_spec | indirectly | DOES_NOT_CHANGE_RESULTS.keys()
     assert found == Settings.model_fields.keys()
     assert (in_a_spec | indirectly) & DOES_NOT_CHANGE_RESULTS.keys() == {"n_splits_total", "n_phases"}

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import os
 import pickle
 import sys
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.utils import prune
 
@@ -402,8 +404,33 @@ def test_a_safetensors_dtype_that_is_not_supported_is_named(tmp_path):
     assert "fc1.weight has dtype F8_E4M3" in one_line(tmp_path / "a.safetensors")
 
 
-def test_a_suffix_that_says_nothing_is_refused(tmp_path):
-    assert "found suffix '.bin'; allowed: .pt, .pth, .safetensors" in one_line(tmp_path / "model.bin")
+def test_a_suffix_that_says_nothing_is_not_written(tmp_path):
+    model = network("Simple", (8, 8, 1))
+    variables = random_variables(model, (8, 8, 1))
+
+    def write(path):
+        pytorch.write(path, model, (8, 8, 1), *variables, pruned=False)
+
+    assert "found suffix '.bin'; allowed: .pt, .pth, .safetensors" in one_line(tmp_path / "model.bin", write)
+    write(tmp_path / "MODEL.PT")
+    assert pytorch.read(tmp_path / "MODEL.PT").shapes["fc2.bias"] == (10,)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_of_classes_lie_beside_the_weights(tmp_path, suffix):
+    model = network("Simple", (8, 8, 1))
+    variables = random_variables(model, (8, 8, 1))
+    for classes in (None, ["aal", "ärger", "zebra"]):
+        path = tmp_path / f"a{suffix}"
+        pytorch.write(path, model, (8, 8, 1), *variables, pruned=False, classes=classes)
+        assert_same_bits(pytorch.variables_from(pytorch.read(path), model, (8, 8, 1))[:2], variables[:2])
+        if suffix == ".safetensors":
+            with safe_open(path, "numpy") as file:
+                assert json.loads(file.metadata().get("classes", "null")) == classes
+        else:
+            found = torch.load(path, weights_only=True)
+            assert list(found) == (list(state_of()) if classes is None else ["state_dict", "classes"])
+            assert found.get("classes") == classes
 
 
 def test_without_torch_the_line_says_what_to_do(tmp_path, monkeypatch):

@@ -162,6 +162,25 @@ def test_phase_amount(goal, n_phases, expected):
     assert phase_amount(goal, n_phases) == expected
 
 
+@pytest.mark.parametrize(
+    ("goal", "n_phases", "pruned", "expected"),
+    [(0.75, 1, 0.5, 0.5), (0.875, 2, 0.5, 0.5), (0.96875, 2, 0.875, 0.5), (0.5, 3, 0.5, 0.0), (0.9, 3, 0.0, None)],
+)
+def test_phase_amount_of_what_is_left_where_some_is_pruned_already(goal, n_phases, pruned, expected):
+    assert phase_amount(goal, n_phases, pruned) == (phase_amount(goal, n_phases) if expected is None else expected)
+
+
+@given(st.integers(50, 5000), st.integers(1, 6), st.floats(0, 0.95), st.floats(0.01, 1))
+def test_phases_lead_to_the_goal_from_wherever_they_start(n_weights, n_phases, pruned, way):
+    kept = n_weights - round(pruned * n_weights)
+    pruned = 1 - kept / n_weights
+    goal = pruned + way * (0.999 - pruned)
+    for _ in range(n_phases):
+        kept -= prune_count(phase_amount(goal, n_phases, pruned), kept)
+    # Each phase rounds to a whole weight, and those after it scale what that missed down.
+    assert abs(kept - (1 - goal) * n_weights) <= 0.5 * n_phases
+
+
 # The sparsities after each of three phases that the method's paper names.
 @pytest.mark.parametrize(("goal", "after"), [(0.98, (0.728, 0.926, 0.98)), (0.9, (0.536, 0.785, 0.9))])
 def test_three_phases_reach_the_goal(goal, after):
@@ -359,6 +378,12 @@ def test_amounts_outside_0_to_1(name, amount):
 def test_phase_amount_refuses_values_outside_its_range(goal, n_phases, setting):
     with pytest.raises(SettingsError, match=f"^{setting}: found"):
         phase_amount(goal, n_phases)
+
+
+@pytest.mark.parametrize("pruned", [0.6, 1.0, -0.1])
+def test_phase_amount_refuses_a_goal_that_is_passed_already(pruned):
+    with pytest.raises(SettingsError, match=rf"^goal_sparsity: found 0.5; {pruned} of the weights are pruned already"):
+        phase_amount(0.5, 2, pruned)
 
 
 def test_a_model_without_kernels():

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform, changed
-from ssoup_jax.data.dataset import Contents, Dataset, Encoded, Split, assemble, permutation
-from ssoup_jax.data.sources import folder, idx, names, npz, tfds
+from ssoup_jax.data.dataset import Contents, Dataset, Encoded, Split, assemble
+from ssoup_jax.data.sources import folder, idx, names, npz, published, tfds
 from ssoup_jax.data.sources.names import ALIASES, SOURCES
+from ssoup_jax.data.splits import permutation
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
 
@@ -31,6 +32,7 @@ class Options:
         follow_links: whether links in folders of images are followed.
         layout: one of `arrays.LAYOUTS`; None: NHWC, unless the arrays look otherwise.
         n_classes: how many classes there are; None: as many as the data say.
+        split: how validation images are taken out of the training images, one of `splits.SPLITS`; None: our own way.
         pad: as in `Transform`, as are the following; None: by the data set's name.
         flip: likewise.
         rotate_degrees: likewise.
@@ -45,6 +47,7 @@ class Options:
     follow_links: bool = False
     layout: str | None = None
     n_classes: int | None = None
+    split: str | None = None
     pad: int | None = None
     flip: bool | None = None
     rotate_degrees: float | None = None
@@ -90,7 +93,13 @@ def load(
     elif kind == "folder":
         contents = folder.look(folder.read(Path(rest), options.follow_links), options.skip_undecodable)
     else:
+        as_published = options.split == "reference"
+        if as_published:
+            published.check(rest)
         contents = tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        if as_published:
+            training = contents.training[published.order(len(contents.training))]
+            contents = dataclasses.replace(contents, training=training)
         name = rest
     view, transform = None, TRANSFORMS.get(name, Transform())
     if isinstance(contents.training.images, Encoded):
@@ -100,7 +109,7 @@ def load(
     wanted = {field: getattr(options, field) for field in vars(transform)}
     transform = changed(transform, shape, **wanted)
     contents = contents.with_classes(options.n_classes)
-    return assemble(name, contents, transform=transform, split_seed=split_seed, view=view)
+    return assemble(name, contents, transform=transform, split_seed=split_seed, split=options.split, view=view)
 
 
 def _digits(split_seed: int) -> Contents:

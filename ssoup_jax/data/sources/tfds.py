@@ -219,7 +219,7 @@ def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
     import tensorflow_datasets as tfds  # seconds to import, for these data sets only
 
     try:
-        return tfds.builder(name, data_dir=None if data_dir is None else str(Path(data_dir).expanduser()))
+        return tfds.builder(name, data_dir=None if data_dir is None else os.path.expanduser(data_dir))
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(with_community_datasets=False))
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

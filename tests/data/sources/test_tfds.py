@@ -18,6 +18,7 @@ from ssoup_jax.data import sources
 from ssoup_jax.data.augment import TRANSFORMS, Transform
 from ssoup_jax.data.dataset import Contents, Encoded, Split
 from ssoup_jax.data.sources import tfds as reader
+from ssoup_jax.data.splits import torch_randperm
 from ssoup_jax.errors import RunError, SettingsError
 from tests.data import archives
 from tests.data.archives import rows
@@ -149,6 +150,23 @@ def test_prepared_data_are_read_as_they_were_in_the_archive(published, name):
     for split in (data.train, data.val, data.test):
         assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
     assert data.transform == TRANSFORMS.get(name, Transform())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_references_split_counts_images_as_they_were_published(published, name):
+    """TFDS shuffles; torchvision, which the reference reads, does not."""
+    data_dir, originals = published
+    train, _ = originals[name]
+    data = sources.load(name, sources.Options(split="reference"), data_dir=str(data_dir))
+    order = torch_randperm(N_TRAIN, 42)
+    for split, indices in ((data.train, order[:20]), (data.val, order[20:])):
+        np.testing.assert_array_equal(split.images, train.images[indices])
+        np.testing.assert_array_equal(split.labels, train.labels[indices])
+
+
+def test_the_references_split_of_images_in_no_known_order_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"^data\.split: found 'reference', which counts images in the order"):
+        sources.load("tfds:toy:ragged", sources.Options(split="reference"), data_dir=str(tmp_path))
 
 
 def test_a_bare_name_is_the_name_with_its_prefix(published):
