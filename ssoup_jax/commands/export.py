@@ -12,7 +12,7 @@ from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.variables import Variables
-from ssoup_jax.storage import store
+from ssoup_jax.storage import artifact_folder
 
 
 def describe(parser: Parser) -> None:
@@ -41,14 +41,14 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     Raises:
         UserError: no artifact, or the file cannot be written.
     """
-    described = store.read_record(artifact).get("model")
+    described = artifact_folder.read_record(artifact).get("model")
     if described is None:
         raise SettingsError(f"{artifact}: its record does not say which model it is; it was stored by an older version")
     image_shape = tuple(described["image_shape"])
     model = models.build(described["arch"], described["n_classes"], image_shape)
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
     like = Variables(params, {"batch_stats": batch_stats})
-    found = artifacts.from_tree(*store.load(artifact, artifacts.like(like)))
+    found = artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)))
     params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
     pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned)
     summarise(pytorch.read(out), image_shape)
