@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssoup_jax import trees
 from ssoup_jax.data.feeds import n_batches
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.context import Context
@@ -111,7 +112,7 @@ def train(
     started, execution, anything_new = time.perf_counter(), start.execution, False
     with (
         contextlib.ExitStack() as saving,
-        contextlib.closing(checkpoints),
+        checkpoints,
         start.log as log,
         work.console.stage(title, total, start.snapshot.step) as update,
     ):
@@ -137,7 +138,8 @@ def train(
                     "log": log.state(),
                     "execution": execution,
                 }
-                checkpoints.save(snapshot.step, _stored(together(snapshot.state)), info)
+                stack = jax.device_get(_stored(together(snapshot.state)))
+                checkpoints.save(snapshot.step, dict(enumerate(trees.unstack(stack))), m, info)
             if stop:
                 checkpoints.wait()
                 work.console.line(f"{title}: a checkpoint of step {progress.step} is written")
@@ -183,12 +185,14 @@ def _stored(state: TrainState) -> dict[str, PyTree]:
 
 def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
-    form = _stored(state)
+    m = trees.stack_size(state)
+    form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), _stored(state))
     older = {name: part for name, part in form.items() if name != "mask"}
-    found = checkpoints.latest(form, older)
+    found = checkpoints.latest(form, m, range(m), older)
     if found is None:
         return None
-    when, stored, info = found
+    when, members, info = found
+    stored = trees.stack([members[index] for index in range(m)])
     collections = dict(stored["variables"])
     variables = Variables(collections.pop("params"), collections)
     resumed = TrainState(variables, stored["opt_state"], stored.get("mask", state.mask))
