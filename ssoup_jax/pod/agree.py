@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ssoup_jax.errors import RunError, SettingsError, UserError, one_line
+from ssoup_jax.errors import RunError, SettingsError, UserError
 
 Result = TypeVar("Result")
 
@@ -51,7 +51,7 @@ class Pod:
         What the function does must not be agreed on: nobody else would answer.
 
         Raises:
-            UserError: it raised one, or in another process than 0 any error.
+            UserError: it raised one.
         """
         if self.size == 1:
             return function()
@@ -60,8 +60,8 @@ class Pod:
             return _heard(json.loads(self.client.blocking_key_value_get(key, _FOREVER_MS)))
         try:
             value = function()
-        except Exception as error:
-            self._say(key, _spelled(error))
+        except UserError as error:
+            self._say(key, {"error": type(error).__name__, "line": str(error)})
             raise
         self._say(key, {"value": value})
         return value
@@ -76,28 +76,6 @@ class Pod:
             json.loads(self.client.blocking_key_value_get(f"{folder}/{index}", _FOREVER_MS))
             for index in range(self.size)
         ]
-
-    def each(self, function: Callable[[], Result]) -> Result:
-        """Calls a function in every process and returns its own result; an error of one is everyone's.
-
-        What the function does must not be agreed on: who has failed before would not answer.
-
-        Raises:
-            UserError: it raised one, or in another process any error.
-        """
-        if self.size == 1:
-            return function()
-        value, failure = None, None
-        try:
-            value = function()
-        except Exception as error:
-            failure = error
-        for index, said in enumerate(self.everyone(failure and _spelled(failure))):
-            if index == self.index and failure is not None:
-                raise failure
-            if said is not None:
-                _heard(said | {"line": f"process {index}: {said['line']}"})
-        return value
 
     def wait(self) -> None:
         """Waits until every process has come here."""
@@ -131,10 +109,6 @@ class Pod:
         old = int(parts[2]) - _KEPT
         if old >= 0:
             self.client.key_value_delete("/".join([*parts[:2], str(old), *parts[3:]]))
-
-
-def _spelled(error: Exception) -> dict[str, str]:
-    return {"error": type(error).__name__, "line": str(error) if isinstance(error, UserError) else one_line(error)}
 
 
 def _heard(said: dict[str, Any]) -> Any:

@@ -93,7 +93,7 @@ class Checkpoints:
             None without any.
 
         Raises:
-            RunError: the last write failed, or the disk cannot be read for now, in any process.
+            RunError: the last write failed, or the disk cannot be read for now.
         """
         self.wait()
         forms = (like, *older)
@@ -102,14 +102,10 @@ class Checkpoints:
             return None
         step, form = found
         folder = self._folder / step_name(step)
-
-        def read() -> tuple[dict[int, PyTree], dict[str, Any]]:
-            if not self._pod.leads:
-                late.wait_for(folder)
-            record = manifest.read_json(folder / CHECKPOINT)
-            return parts.read(folder, record, wanted, m, forms[form]), record["info"]
-
-        return step, *self._pod.each(read)
+        if not self._pod.leads:
+            late.wait_for(folder)
+        record = manifest.read_json(folder / CHECKPOINT)
+        return step, parts.read(folder, record, wanted, m, forms[form]), record["info"]
 
     def wait(self) -> None:
         """Waits for the write in the background, of all processes.

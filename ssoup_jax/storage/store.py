@@ -125,7 +125,7 @@ class Store:
         """Completes the groups whose artifacts were all written, but not all renamed, when their process was killed.
 
         Raises:
-            OSError: the workdir cannot be written; a RunError in other processes than 0.
+            OSError: the workdir cannot be written.
         """
         self._pod.first(self._recover)
 

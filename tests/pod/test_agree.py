@@ -1,7 +1,6 @@
 """What processes agree on, with threads in the place of processes and a dictionary in that of JAX's store."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -29,36 +28,6 @@ def test_an_error_of_process_0_is_everyones(kind):
 
     found, _ = together(3, act)
     assert [(type(error), str(error)) for error in found] == [(kind, "workdir: is full")] * 3
-
-
-def test_an_error_that_is_nobodys_mistake_ends_the_others_in_one_line():
-    def act(pod):
-        pod.first(lambda: Path("/nowhere/at/all").stat())
-
-    found, _ = together(3, act)
-    assert [type(error) for error in found] == [FileNotFoundError, RunError, RunError]
-    assert str(found[2]) == "No such file or directory: /nowhere/at/all"
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_each_has_its_own_result(size):
-    found, _ = together(size, lambda pod: pod.each(lambda: {pod.index}))
-    assert found == [{index} for index in range(size)]
-
-
-@pytest.mark.parametrize("failing", [{0}, {1}, {2, 1}, {0, 1, 2}])
-def test_an_error_of_any_is_everyones_and_names_the_process(failing):
-    def act(pod):
-        def function():
-            if pod.index in failing:
-                raise SettingsError(f"line {pod.index}")
-
-        pod.each(function)
-
-    found, _ = together(3, act)
-    first = min(failing)
-    lines = [f"line {first}" if index == first else f"process {first}: line {first}" for index in range(3)]
-    assert [(type(error), str(error)) for error in found] == [(SettingsError, line) for line in lines]
 
 
 @pytest.mark.parametrize("size", [1, 3])
