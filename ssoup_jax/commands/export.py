@@ -12,7 +12,7 @@ from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.variables import Variables
-from ssoup_jax.storage import store
+from ssoup_jax.storage import artifact_folder
 
 
 def describe(parser: Parser) -> None:
@@ -41,7 +41,7 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     Raises:
         UserError: no artifact, one of a member that diverged, or the file cannot be written.
     """
-    record = store.read_record(artifact)
+    record = artifact_folder.read_record(artifact)
     described = record.get("model")
     if record.get("diverged") is not None:
         raise SettingsError(
@@ -54,7 +54,7 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     model = models.build(described["arch"], described["n_classes"], image_shape)
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
     like = Variables(params, {"batch_stats": batch_stats})
-    found = artifacts.from_tree(*store.load(artifact, artifacts.like(like)), artifact)
+    found = artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)), artifact)
     params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
     classes = described.get("classes")
     pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=classes)

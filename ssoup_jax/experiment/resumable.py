@@ -16,8 +16,8 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
-from ssoup_jax.stack import executors, names
-from ssoup_jax.stack.held import Held, combine, together
+from ssoup_jax.stack import executors, held, names
+from ssoup_jax.stack.held import Held
 from ssoup_jax.storage.checkpoints import Checkpoints
 from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
@@ -101,7 +101,9 @@ def train(
         stack = trees.stack([jax.device_get(variables)] * m)
         return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
     member = step.init_member(context.task, hyper.values, variables, mask)
-    checkpoints = Checkpoints(work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"))
+    checkpoints = Checkpoints(
+        work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
+    )
     start = _resume(context, checkpoints, work, title, member, hyper, batch_size)
     if start is None:
         execution = _choose(context, member, hyper, batch_size)
@@ -112,7 +114,7 @@ def train(
     started, execution, anything_new = time.perf_counter(), start.execution, False
     with (
         contextlib.ExitStack() as saving,
-        contextlib.closing(checkpoints),
+        checkpoints,
         start.log as log,
         work.console.stage(title, total, start.snapshot.step) as update,
     ):
@@ -129,7 +131,8 @@ def train(
             update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
             log.add(progress)
             stop = work.stop.asked()
-            if stop or (every is not None and every.due(progress.step) and progress.step < total):
+            due = context.pod.agree(every is not None and every.due(progress.step) and progress.step < total)
+            if stop or due:
                 info = {
                     "stages": work.stages,
                     "n_steps": total,
@@ -138,7 +141,8 @@ def train(
                     "log": log.state(),
                     "execution": execution,
                 }
-                checkpoints.save(snapshot.step, _stored(together(snapshot.state)), info)
+                own = {index: _stored(state) for index, state in held.own(snapshot.state)}
+                checkpoints.save(snapshot.step, own, m, info)
             if stop:
                 checkpoints.wait()
                 work.console.line(f"{title}: a checkpoint of step {progress.step} is written")
@@ -160,7 +164,7 @@ def train(
             work.console.line(f"{hyper.names[member]}: not finite at step {when}; stopped, the others go on")
         how = {"seconds": start.seconds + time.perf_counter() - started, "execution": execution}
         records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
-        variables = combine(lambda state: state.variables, trained.state)
+        variables = held.combine(lambda state: state.variables, trained.state)
         return Trained(jax.device_get(variables), records, trained.diverged)
 
 
@@ -194,16 +198,18 @@ def _resume(
     batch_size: int,
 ) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
-    m = len(hyper.n_steps)
-    form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((m, *leaf.shape), leaf.dtype), _stored(member))
+    m, form = len(hyper.n_steps), _stored(member)
     older = {name: part for name, part in form.items() if name != "mask"}
-    found = checkpoints.latest(form, older)
+    spread = context.pod.size > 1
+    # A process reads its own members, and whose they are the executor says.
+    wanted = executors.needed(context.executor(m, batch_size), m) if spread else range(m)
+    found = checkpoints.latest(form, m, wanted, older)
     if found is None:
         return None
-    when, stored, info = found
+    when, members, info = found
     try:
-        execution = _again(context, info["execution"], member, hyper, batch_size)
-        state = executors.assemble(execution, m, lambda index: _restored(trees.member(stored, index), member))
+        execution = context.executor(m, batch_size) if spread else _again(context, info, member, hyper, batch_size)
+        state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
             EpochLog([folder / METRICS for folder in work.folders], info["log"]),
@@ -225,8 +231,9 @@ def _restored(stored: PyTree, member: TrainState) -> TrainState:
     return TrainState(variables, stored["opt_state"], stored.get("mask", member.mask))
 
 
-def _again(context: Context, before: str, member: TrainState, hyper: Hyper, batch_size: int) -> str:
+def _again(context: Context, info: dict[str, Any], member: TrainState, hyper: Hyper, batch_size: int) -> str:
     """Returns the executor that a checkpoint goes on under: the one before, if there are as many devices as then."""
+    before = info["execution"]
     if not names.stands_for_another(before):
         mesh = names.parse(before).mesh or (1, 1)
         if mesh[0] * mesh[1] == len(jax.devices()):

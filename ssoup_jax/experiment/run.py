@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,7 @@ def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, sett
             if missing:
                 _run_group(context, store, missing, stop, settings)
     # Of a stack that was cut off, and whose members were then finished one by one.
-    shutil.rmtree(store.checkpoints(names), ignore_errors=True)
+    store.discard_checkpoints(names)
     for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage.name)}")
 

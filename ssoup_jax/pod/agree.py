@@ -23,7 +23,7 @@ _ERRORS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 class Pod:
     """The processes of one run, as one of them sees them; of one process everything is a plain call.
 
-    All processes make the same calls in the same order, from their main threads.
+    All processes make the same calls in the same order, from their main threads; `report` may come from any thread.
 
     Attributes:
         index: this process, from 0.
@@ -80,6 +80,28 @@ class Pod:
     def wait(self) -> None:
         """Waits until every process has come here."""
         self.everyone(None)
+
+    def report(self, name: str, value: Any) -> list[Any] | None:
+        """Tells process 0 a value, JSON, beside all that is agreed on meanwhile.
+
+        Args:
+            name: the report's, the same in all processes; free again once process 0 has read it.
+            value: what this process says.
+
+        Returns:
+            What each process says, by its index, in process 0; None, and at once, in the others.
+        """
+        if self.size == 1:
+            return [value]
+        folder = f"ssoup/told/{name}"
+        if not self.leads:
+            self.client.key_value_set(f"{folder}/{self.index}", json.dumps(value))
+            return None
+        found = [value]
+        for index in range(1, self.size):
+            found.append(json.loads(self.client.blocking_key_value_get(f"{folder}/{index}", _FOREVER_MS)))
+            self.client.key_value_delete(f"{folder}/{index}")
+        return found
 
     def _say(self, key: str, value: Any) -> None:
         self.client.key_value_set(key, json.dumps(value))

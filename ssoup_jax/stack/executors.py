@@ -39,6 +39,12 @@ def part(execution: str, m: int) -> Part | None:
     return None if shape is None else mesh.part(m, mesh.of(shape))
 
 
+def needed(execution: str, m: int) -> Sequence[int]:
+    """Returns the members that this process runs."""
+    shape = parse(execution).mesh
+    return range(m) if shape is None else mesh.needed(m, mesh.of(shape))
+
+
 def place(execution: str, shared: PyTree) -> PyTree:
     """Puts what all members share, such as the images, where an executor wants it.
 

@@ -107,6 +107,15 @@ def is_empty(stack: Held) -> bool:
     return not jax.tree.leaves(stack.tree if isinstance(stack, Spread) else member(stack, 0))
 
 
+def own(stack: Held) -> Iterator[tuple[int, PyTree]]:
+    """Yields the members that this process answers for, with their places, on the host; of one process, all."""
+    if isinstance(stack, Spread):
+        yield from stack.own()
+    else:
+        # Sliced on the host, where that compiles nothing.
+        yield from enumerate(trees.unstack(jax.device_get(together(stack))))
+
+
 def replaced(stack: Held, index: int, tree: PyTree) -> Held:
     """Returns a stack with another tree, on the host, in one member's place."""
     if isinstance(stack, Apart | Spread):

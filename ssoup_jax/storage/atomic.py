@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: the file; its folder exists.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # No process number: processes of different machines may have the same one.
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield beside
         with beside.open("rb") as file:

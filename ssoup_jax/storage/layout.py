@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STATE = "state"  # of an artifact and of a checkpoint
+STATE = "state"  # of an artifact, and of a checkpoint in which all members lie as one stack
 RECORD, METRICS = "record.json", "metrics.jsonl"  # of an artifact
 CHECKPOINT = "checkpoint.json"
 SUMMARY, PLOT = "summary.json", "summary.png"
@@ -100,6 +100,11 @@ def step_of(folder_name: str) -> int | None:
     """Reads the step out of a checkpoint folder's name; None: it is no `step_name`."""
     match = _STEP.fullmatch(folder_name)
     return int(match[1]) if match else None
+
+
+def member_name(index: int) -> str:
+    """Spells the name of a member's part of a checkpoint, such as `'member-03.safetensors'`."""
+    return f"member-{index:02d}.safetensors"
 
 
 def _digest(names: Sequence[str]) -> str:

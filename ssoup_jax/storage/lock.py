@@ -1,4 +1,4 @@
-"""One process at a time for whatever is made, on one machine or on several that share a disk."""
+"""One run at a time for whatever is made, on one machine or on several that share a disk."""
 
 import contextlib
 import errno
@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ssoup_jax.errors import RunError
+from ssoup_jax.pod import ALONE, Pod
 
 _POLL_SECONDS = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -50,32 +51,28 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(paths: Iterable[Path], on_wait: Callable[[str], None], poll_seconds: float = _POLL_SECONDS) -> Iterator[None]:
-    """Holds locks; waits for other processes that hold one, until a signal ends the wait.
+def hold(
+    paths: Iterable[Path],
+    on_wait: Callable[[str], None],
+    poll_seconds: float = _POLL_SECONDS,
+    pod: Pod = ALONE,
+) -> Iterator[None]:
+    """Holds locks; waits for other runs that hold one, until a signal ends the wait.
 
-    A lock dies with its holder, however that ends. What was to be done may have been done by the other process
-    meanwhile, so look again once the locks are held.
+    A lock dies with its holder, however that ends. What was to be done may have been done by the other run meanwhile,
+    so look again once the locks are held.
 
     Args:
         paths: the lock files; they and their folders are made where they are not there.
         on_wait: told in one line whom is waited for, once per lock, or that the file system knows no locks.
         poll_seconds: how often a held lock is tried again.
+        pod: the processes of this run; process 0 holds the locks for all.
 
     Raises:
         RunError: a lock file cannot be made.
     """
     with contextlib.ExitStack() as stack:
-        # Two processes that want the same locks in different orders would wait for each other forever.
-        for path in sorted(set(paths)):
-            try:
-                descriptor = _open(path)
-            except OSError as error:
-                raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
-            stack.callback(os.close, descriptor)
-            if not _acquire(descriptor, path, on_wait, poll_seconds):
-                break
-            stack.callback(_release, descriptor)
-            _sign(descriptor)
+        pod.first(lambda: _take(paths, on_wait, poll_seconds, stack))
         yield
 
 
@@ -93,6 +90,23 @@ def holder(path: Path) -> Holder | None:
         case {"host": str(host), "pid": int(pid), "since": str(since)} if type(pid) is int and 0 < pid < 2**31:
             return Holder(ascii(host)[1:-1], pid, ascii(since)[1:-1])
     return None
+
+
+def _take(
+    paths: Iterable[Path], on_wait: Callable[[str], None], poll_seconds: float, stack: contextlib.ExitStack
+) -> None:
+    """Takes all locks; `stack` releases them."""
+    # Two processes that want the same locks in different orders would wait for each other forever.
+    for path in sorted(set(paths)):
+        try:
+            descriptor = _open(path)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
+        stack.callback(os.close, descriptor)
+        if not _acquire(descriptor, path, on_wait, poll_seconds):
+            break
+        stack.callback(_release, descriptor)
+        _sign(descriptor)
 
 
 def _open(path: Path) -> int:

@@ -12,8 +12,9 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from ssoup_jax.errors import RunError
@@ -46,28 +47,33 @@ class Damaged(RunError):
         self.problem = problem
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, described: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
     """Lists every file of a folder in its `manifest.json`, the last file to appear; everything is on the disk then.
 
     Args:
         folder: a folder that nobody writes to any more; links and other special files in it are refused.
+        described: what `describe` returned of files in it, by name, where they were written; they are not read here,
+            where they may not be seen yet.
 
     Raises:
         RunError: it holds something that is not a file.
         OSError: the disk fails.
     """
     (folder / NAME).unlink(missing_ok=True)
-    files = {}
-    for name, path in _files(folder):
-        with _open(path) as file:
-            files[name] = {"bytes": os.fstat(file.fileno()).st_size, "sha256": _sha256(file)}
-            os.fsync(file.fileno())
+    files = dict(described) | {name: describe(path) for name, path in _files(folder) if name not in described}
     # The name appears only when every byte it vouches for is on the disk.
     for parent, _, _ in os.walk(folder):
         sync(Path(parent))
     with atomic.replacing(folder / NAME) as beside:
         beside.write_text(_spell({"format": FORMAT, "ssoup_jax": VERSION, "files": files}), encoding="ascii")
     sync(folder)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Brings a file to the disk and returns its size and SHA-256, as a manifest has them."""
+    with _open(path) as file:
+        os.fsync(file.fileno())
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": _sha256(file)}
 
 
 def check(folder: Path, on_bytes: Callable[[int], None] = lambda count: None) -> None:
@@ -81,7 +87,7 @@ def check(folder: Path, on_bytes: Callable[[int], None] = lambda count: None) ->
         Damaged: a file is missing, too many, of another size or of other content, or the manifest is not whole.
         RunError: the manifest is of a newer form, or the folder cannot be read for now.
     """
-    listed = _read(folder)
+    listed = read(folder)
     with _reading(folder, "files"):
         found = dict(_files(folder))
     for name in sorted(listed.keys() - found.keys()):
@@ -96,6 +102,23 @@ def check(folder: Path, on_bytes: Callable[[int], None] = lambda count: None) ->
             if _sha256(file) != digest:
                 raise Damaged(folder, f"{name!a} has other content than was stored (SHA-256)")
         on_bytes(size)
+
+
+def read(folder: Path) -> dict[str, tuple[int, str]]:
+    """Returns size and SHA-256 of every file that a folder's manifest lists.
+
+    Raises:
+        Damaged: the manifest is not whole.
+        RunError: it is of a newer form, or cannot be read for now.
+    """
+    text = _text(folder / NAME)
+    content = _parse(folder / NAME, text)
+    content.pop("sha256", None)
+    with contextlib.suppress(RecursionError):
+        # One allowed form: whatever is changed in the file, be it a space, is seen.
+        if text == _spell(content):
+            return _listed(folder, content)
+    raise Damaged(folder, f"{NAME} is not as it was written")
 
 
 def present(folder: Path) -> bool:
@@ -157,18 +180,6 @@ def _spell(content: dict[str, Any]) -> str:
     """Spells a manifest in its one allowed form, with the digest of its own content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps(content | {"sha256": digest}, indent=1, sort_keys=True) + "\n"
-
-
-def _read(folder: Path) -> dict[str, tuple[int, str]]:
-    """Returns size and digest of every listed file."""
-    text = _text(folder / NAME)
-    content = _parse(folder / NAME, text)
-    content.pop("sha256", None)
-    with contextlib.suppress(RecursionError):
-        # One allowed form: whatever is changed in the file, be it a space, is seen.
-        if text == _spell(content):
-            return _listed(folder, content)
-    raise Damaged(folder, f"{NAME} is not as it was written")
 
 
 def _listed(folder: Path, content: dict[str, Any]) -> dict[str, tuple[int, str]]:

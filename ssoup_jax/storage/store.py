@@ -4,19 +4,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from ssoup_jax.errors import RunError, SettingsError, one_line
-from ssoup_jax.storage import manifest
-from ssoup_jax.storage.checkpoints import spec, write_folder
+from ssoup_jax.pod import ALONE, Pod
+from ssoup_jax.storage import artifact_folder, late, manifest
 from ssoup_jax.storage.json_files import write_json
-from ssoup_jax.storage.layout import RECORD, STATE, Workdir
-from ssoup_jax.trees import PyTree, path_name
+from ssoup_jax.storage.layout import Workdir
+from ssoup_jax.trees import PyTree
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NAMES = "stages"  # what the list of a group calls them
@@ -32,30 +32,28 @@ class Store:
     A folder is filled beside its place and renamed into it, so whatever has an artifact's name was whole; its manifest
     shows whether it still is. One that is not counts as absent, and is renamed to `damaged-...` beside it.
 
+    In a pod process 0 alone looks at the file system and writes; what it finds, and what goes wrong, is everyone's. All
+    processes make the same calls in the same order, but for `load`.
+
     Names consist of small letters, digits and single hyphens.
     """
 
-    def __init__(self, workdir: Path, on_damage: Callable[[str], None] = _to_stderr):
+    def __init__(self, workdir: Path, on_damage: Callable[[str], None] = _to_stderr, pod: Pod = ALONE):
         """Prepares the workdir and completes what a kill cut off between two renames.
 
         Args:
             workdir: created if it is missing.
-            on_damage: told in one line of every artifact that is set aside.
+            on_damage: told in one line of every artifact that is set aside, in process 0.
+            pod: the processes that share it.
 
         Raises:
             SettingsError: it cannot be written.
         """
         self.workdir = Workdir(workdir)
         self._on_damage = on_damage
+        self._pod = pod
         self._whole: set[str] = set()
-        try:
-            self.workdir.artifacts.mkdir(parents=True, exist_ok=True)
-            probe = self.workdir.artifacts / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-            self.recover()
-        except OSError as error:
-            raise SettingsError(f"workdir: cannot write to {workdir}: {error.strerror}") from None
+        pod.first(self._prepare)
 
     def path(self, name: str) -> Path:
         """Returns the folder of an artifact, whether it is there or not."""
@@ -66,11 +64,81 @@ class Store:
         return self.workdir.checkpoints(names)
 
     def has(self, name: str) -> bool:
-        """Tells whether an artifact is finished and whole; every file is compared, once per process.
+        """Tells whether an artifact is finished and whole; every file is compared, once per run.
 
         Raises:
             RunError: it was written by a newer version, or cannot be read for now.
         """
+        return self._pod.first(lambda: self._has(name))
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Reads the record of a finished artifact.
+
+        Raises:
+            RunError: it is not finished, or is damaged and has just been set aside.
+        """
+        return self._pod.first(lambda: artifact_folder.read_record(self._require(name)))
+
+    def load(self, name: str, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Loads a finished artifact, see `artifact_folder.load`; each process for itself, what and when it needs."""
+        if self._pod.leads:
+            self._require(name)
+        else:
+            late.wait_for(self.path(name))
+        return artifact_folder.read(self.path(name), like)
+
+    def begin(self, name: str) -> Path:
+        """Makes an empty folder beside the artifact's place, for what process 0 writes while it is made."""
+        folder = self.workdir.partial(name)
+        self._pod.first(lambda: _make_empty(folder))
+        return folder
+
+    def finish(self, names: Sequence[str], trees: Iterable[PyTree], records: Iterable[dict[str, Any]]) -> None:
+        """Writes artifacts beside their places and renames them into place, all of them or, after a kill, none.
+
+        The checkpoints that they came from are removed.
+
+        Args:
+            names: those that `begin` was called for.
+            trees: for each the dicts of arrays that it consists of. Every process takes one after the other, so that to
+                fetch one may take all of them, and none needs to hold more than one.
+            records: for each everything else, as `to_json` takes it.
+
+        Raises:
+            RunError: the disk is full, cannot be written or went away; none of them is finished then.
+        """
+        failure: Exception | None = None
+        for name, tree, record in zip(names, trees, records, strict=True):
+            if not self._pod.leads or failure is not None:
+                continue
+            try:
+                artifact_folder.write(self.workdir.partial(name), jax.device_get(tree), record)
+            except Exception as error:  # whatever Orbax raises when a disk fails; who fetches on with us is not to wait
+                failure = error
+        self._pod.first(lambda: self._place(names, failure))
+
+    def discard_checkpoints(self, names: Sequence[str]) -> None:
+        """Removes the checkpoints of artifacts that need them no more."""
+        self._pod.first(lambda: shutil.rmtree(self.checkpoints(names), ignore_errors=True))
+
+    def recover(self) -> None:
+        """Completes the groups whose artifacts were all written, but not all renamed, when their process was killed.
+
+        Raises:
+            OSError: the workdir cannot be written.
+        """
+        self._pod.first(self._recover)
+
+    def _prepare(self) -> None:
+        try:
+            self.workdir.artifacts.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.workdir.artifacts):
+                pass
+            self._recover()
+        except OSError as error:
+            raise SettingsError(f"workdir: cannot write to {self.workdir.path}: {error.strerror}") from None
+
+    def _has(self, name: str) -> bool:
         folder = self.path(name)
         if not os.path.lexists(folder):
             return False
@@ -87,44 +155,12 @@ class Store:
         self._whole.add(name)
         return True
 
-    def record(self, name: str) -> dict[str, Any]:
-        """Reads the record of a finished artifact.
-
-        Raises:
-            RunError: it is not finished, or is damaged and has just been set aside.
-        """
-        self._require(name)
-        return read_record(self.path(name))
-
-    def load(self, name: str, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Loads a finished artifact, see `load` and `record`."""
-        self._require(name)
-        return _load(self.path(name), like)
-
-    def begin(self, name: str) -> Path:
-        """Makes an empty folder beside the artifact's place, for what is written while it is made."""
-        folder = self.workdir.partial(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
-
-    def finish(self, names: Sequence[str], trees: Sequence[PyTree], records: Sequence[dict[str, Any]]) -> None:
-        """Writes artifacts beside their places and renames them into place, all of them or, after a kill, none.
-
-        The checkpoints that they came from are removed.
-
-        Args:
-            names: those that `begin` was called for.
-            trees: for each the dicts of arrays that it consists of.
-            records: for each everything else, as `to_json` takes it.
-
-        Raises:
-            RunError: the disk is full, cannot be written or went away; none of them is finished then.
-        """
+    def _place(self, names: Sequence[str], failure: Exception | None) -> None:
+        """Renames a group of artifacts into place, unless one of them could not be written."""
         group = self.workdir.group(names)
         try:
-            for name, tree, record in zip(names, trees, records, strict=True):
-                write_folder(self.workdir.partial(name), jax.device_get(tree), {RECORD: record})
+            if failure is not None:
+                raise failure
             for left in group.parent.glob(f".{group.name}.*.tmp"):
                 left.unlink(missing_ok=True)
             # From here on the group counts as finished: `recover` does what a kill leaves undone.
@@ -133,17 +169,12 @@ class Store:
             self._complete(group, names)
         except RunError:
             raise
-        except Exception as error:  # whatever Orbax raises when a disk fails
+        except Exception as error:
             raise RunError(
                 f"{', '.join(names)}: cannot be stored ({one_line(error)}); finished stages are intact"
             ) from error
 
-    def recover(self) -> None:
-        """Completes the groups whose artifacts were all written, but not all renamed, when their process was killed.
-
-        Raises:
-            OSError: the workdir cannot be written.
-        """
+    def _recover(self) -> None:
         for group in self.workdir.groups():
             try:
                 names = manifest.read_json(group).get(_NAMES)
@@ -168,7 +199,7 @@ class Store:
                 partial.rename(place)
             except OSError:
                 # Another launch finished the same artifact first; equal name, equal result.
-                if self.has(name):
+                if self._has(name):
                     shutil.rmtree(partial, ignore_errors=True)
                 elif partial.exists():
                     partial.rename(place)
@@ -176,63 +207,12 @@ class Store:
         shutil.rmtree(self.checkpoints(names), ignore_errors=True)
         group.unlink(missing_ok=True)
 
-    def _require(self, name: str) -> None:
-        if not self.has(name):
+    def _require(self, name: str) -> Path:
+        if not self._has(name):
             raise RunError(f"{self.path(name)}: is not there or was damaged; start again to redo it")
+        return self.path(name)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Reads the record of an artifact, without comparing it with the manifest.
-
-    Args:
-        folder: the artifact's.
-
-    Returns:
-        The record.
-
-    Raises:
-        RunError: there is no artifact, or its record cannot be read.
-    """
-    try:
-        return manifest.read_json(folder / RECORD)
-    except manifest.Damaged as error:
-        raise RunError(f"{folder}: not a stored artifact: {error.problem}") from None
-
-
-def load(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """Loads an artifact from any place, if it is whole.
-
-    Args:
-        folder: a finished one's.
-        like: arrays or shapes of the structure, shapes and dtypes that were stored.
-
-    Returns:
-        Its tree, on the host: arrays that a device has committed to would compile the step a second time. Its record.
-
-    Raises:
-        Damaged: a file of it is missing or not as it was stored.
-        RunError: it was written by a newer version, cannot be read, or is of another structure.
-    """
-    manifest.check(folder)
-    return _load(folder, like)
-
-
-def _load(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    state = folder.absolute() / STATE  # Orbax takes no other paths
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
-    try:
-        # Orbax casts and pads where it can, so what is stored must be what is wanted before it is read.
-        stored, wanted = _specs(ocp.metadata(state).metadata), _specs(target)
-        if stored != wanted:
-            name = min(stored.items() ^ wanted.items())[0]
-            raise ValueError(f"{name}: found {stored.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}")
-        tree = jax.device_get(ocp.load(state, target))
-    except (ValueError, KeyError, OSError) as error:
-        raise RunError(f"{folder / STATE}: cannot be read ({one_line(error)}); delete the folder to redo it") from None
-    return tree, read_record(folder)
-
-
-def _specs(tree: PyTree) -> dict[str, str]:
-    """Spells the shape and dtype of every leaf by its path."""
-    return {path_name(path): spec(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()

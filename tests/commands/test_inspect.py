@@ -32,10 +32,9 @@ def made(tmp_path_factory):
         record = {"split_val": value, "metrics": {"test": {"accuracy": 0.75}}, "sparsity": {"prunable": 0.5}}
         store.finish([stage.name], [{"w": np.ones(1000, np.float32)}], [record])
     (store.begin(MEMBERS[1].name) / "metrics.jsonl").write_text("{}\n")
-    checkpoints = Checkpoints(store.checkpoints([MEMBERS[1].name]))
-    for step in (10, 20):
-        checkpoints.save(step, {"w": np.ones(3)}, {"stages": [MEMBERS[1].name], "n_steps": 63})
-    checkpoints.close()
+    with Checkpoints(store.checkpoints([MEMBERS[1].name])) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, {0: {"w": np.ones(3)}}, 1, {"stages": [MEMBERS[1].name], "n_steps": 63})
     return workdir
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from ssoup_jax.errors import RunError
 from ssoup_jax.storage import manifest
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.storage.layout import Workdir
+from ssoup_jax.storage.layout import Workdir, member_name
 from ssoup_jax.storage.store import Store
 from ssoup_jax.trees import PyTree
 
@@ -67,10 +67,9 @@ def prepare(workdir: Path) -> None:
     store = Store(workdir)
     store.begin(NAME)
     store.finish([NAME], [model(1.0)], [record(1.0)])
-    checkpoints = Checkpoints(store.checkpoints([NAME]))
-    for step in (1, 2):
-        checkpoints.save(step, model(step), {"value": step})
-    checkpoints.close()
+    with Checkpoints(store.checkpoints([NAME])) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {0: model(step)}, 1, {"value": step})
 
 
 def _pick(folder: Path, rng: random.Random, least: int = 0) -> Path:
@@ -114,9 +113,18 @@ def delete(folder: Path, rng: random.Random) -> None:
     _pick(folder, rng).unlink()
 
 
-def delete_folder(folder: Path, rng: random.Random) -> None:
-    """Deletes a folder inside, with all that it holds."""
-    shutil.rmtree(_pick(folder / "state", rng).parent)
+def _state(folder: Path) -> Path:
+    """Returns what holds the arrays: an artifact's folder of them, or a checkpoint's file."""
+    return folder / "state" if (folder / "state").exists() else folder / member_name(0)
+
+
+def delete_state(folder: Path, rng: random.Random) -> None:
+    """Deletes the arrays, or a folder that holds some of them."""
+    state = _state(folder)
+    if state.is_dir():
+        shutil.rmtree(_pick(state, rng).parent)
+    else:
+        state.unlink()
 
 
 def garbage(folder: Path, rng: random.Random) -> None:
@@ -152,11 +160,11 @@ def link(folder: Path, rng: random.Random) -> None:
     path.symlink_to(rng.choice([elsewhere, "nowhere", path.name, "/dev/zero", "/etc/passwd"]))
 
 
-def link_folder(folder: Path, rng: random.Random) -> None:
-    """Puts a link to its own content elsewhere in the place of the state."""
-    elsewhere = folder.parent.parent.parent / f"elsewhere-{rng.random()}"
-    (folder / "state").rename(elsewhere)
-    (folder / "state").symlink_to(elsewhere)
+def link_state(folder: Path, rng: random.Random) -> None:
+    """Puts a link to its own content elsewhere in the place of the arrays."""
+    elsewhere, state = folder.parent.parent.parent / f"elsewhere-{rng.random()}", _state(folder)
+    state.rename(elsewhere)
+    state.symlink_to(elsewhere)
 
 
 def pipe(folder: Path, rng: random.Random) -> None:
@@ -200,8 +208,8 @@ def nothing_left(folder: Path, rng: random.Random) -> None:
 
 
 KINDS: list[Callable[[Path, random.Random], None]] = [
-    *(flip, flip, flip, truncate, truncate, grow, noise, delete, delete_folder, garbage, garbage_json, extra),
-    *(swap, link, link_folder, pipe, folder_for_file, forged_name, forged_entry, nothing_left),
+    *(flip, flip, flip, truncate, truncate, grow, noise, delete, delete_state, garbage, garbage_json, extra),
+    *(swap, link, link_state, pipe, folder_for_file, forged_name, forged_entry, nothing_left),
 ]
 
 
@@ -272,14 +280,13 @@ def _artifact(workdir: Path, _: Path, told: list[str], where: str) -> str | None
 
 
 def _checkpoint(workdir: Path, folder: Path, told: list[str], where: str) -> str | None:
-    checkpoints = Checkpoints(folder, on_damage=told.append)
-    found = checkpoints.latest(model(0.0))
-    checkpoints.close()
+    with Checkpoints(folder, on_damage=told.append) as checkpoints:
+        found = checkpoints.latest(model(0.0), 1, [0])
     if where == "both":
         return None if found is None else f"step {found[0]} was used"
     if found is None or found[0] != 1 or found[2] != {"value": 1}:
         return "the one before was not taken"
-    same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found[1], model(1.0))
+    same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found[1][0], model(1.0))
     return None if all(jax.tree.leaves(same)) else "the one before came back changed"
 
 

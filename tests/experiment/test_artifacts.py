@@ -10,7 +10,7 @@ from ssoup_jax.errors import RunError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.models.variables import Variables
-from ssoup_jax.storage import store
+from ssoup_jax.storage import artifact_folder
 
 STORED = Path(__file__).parents[1] / "storage/stored/dense-0000000000000000"
 
@@ -41,7 +41,7 @@ def test_an_artifact_stored_by_version_0_1_is_read():
     like = Variables(
         {"fc": {"kernel": shape(2, 3), "bias": shape(3)}}, {"batch_stats": {"bn": {"mean": shape(1), "var": shape(1)}}}
     )
-    artifact = artifacts.from_tree(*store.load(STORED, artifacts.like(like)))
+    artifact = artifacts.from_tree(*artifact_folder.load(STORED, artifacts.like(like)))
     np.testing.assert_array_equal(artifact.variables.params["fc"]["bias"], np.array([1e-3, -1, 2], np.float32))
     np.testing.assert_array_equal(artifact.mask["fc"]["kernel"], [[True, False, True], [True, True, False]])
     assert artifact.variables.collections["batch_stats"]["bn"]["var"] == 2

@@ -1,43 +1,12 @@
 """What processes agree on, with threads in the place of processes and a dictionary in that of JAX's store."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.pod import ALONE, Pod
-
-
-class Client:
-    """Behaves like JAX's key-value store."""
-
-    def __init__(self):
-        self.values = {}
-        self._changed = threading.Condition()
-
-    def key_value_set(self, key, value):
-        with self._changed:
-            assert key not in self.values
-            self.values[key] = value
-            self._changed.notify_all()
-
-    def key_value_delete(self, key):
-        with self._changed:
-            self.values.pop(key, None)
-
-    def blocking_key_value_get(self, key, timeout_ms):
-        with self._changed:
-            assert self._changed.wait_for(lambda: key in self.values, min(timeout_ms / 1000, 10))
-            return self.values[key]
-
-
-def together(size, act):
-    """Runs `act(pod)` as every process of a pod; returns results or errors by index, and the store."""
-    client = Client()
-    with ThreadPoolExecutor(size) as threads:
-        futures = [threads.submit(act, Pod(index, size, client)) for index in range(size)]
-    return [future.exception() or future.result() for future in futures], client
+from ssoup_jax.pod import ALONE
+from tests.pod.threads import together
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -67,6 +36,24 @@ def test_everyone_is_heard_by_everyone(size):
     assert found == [[index * 10 for index in range(size)]] * size
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_reports_reach_process_0_from_any_thread_and_any_number_of_times(size):
+    def act(pod):
+        heard = []
+        for number in range(3):
+            thread = threading.Thread(target=lambda: heard.append(pod.report("a/7", pod.index + 10 * number)))  # noqa: B023
+            thread.start()
+            assert pod.agree(number) == number, "reports are none of what is agreed on"
+            thread.join()
+            pod.wait()
+        return heard
+
+    found, client = together(size, act)
+    assert found[0] == [[index + 10 * number for index in range(size)] for number in range(3)]
+    assert found[1:] == [[None] * 3] * (size - 1)
+    assert not any("told" in key for key in client.values)
+
+
 def test_old_messages_are_forgotten():
     def act(pod):
         for number in range(2100):
@@ -80,4 +67,5 @@ def test_old_messages_are_forgotten():
 
 def test_one_process_needs_no_store():
     assert (ALONE.agree((1, 2)), ALONE.first(lambda: 3), ALONE.everyone(4), ALONE.wait()) == ((1, 2), 3, [4], None)
+    assert ALONE.report("name", 5) == [5]
     assert ALONE.leads

@@ -54,7 +54,7 @@ SCENARIOS: dict[str, dict[str, object]] = {
 
 MOMENTS = {
     "checkpoint begun": "checkpoints/*/.step-*.partial",
-    "checkpoint grows": "checkpoints/*/.step-*.partial/state*",
+    "checkpoint grows": "checkpoints/*/.step-*.partial/member-*",
     "checkpoint almost whole": "checkpoints/*/.step-*.partial/.manifest.json.*.tmp",
     "checkpoint in place": "checkpoints/*/step-*",
     "old checkpoint removed": "checkpoints/*/.*.removed",

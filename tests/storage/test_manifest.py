@@ -132,6 +132,19 @@ def test_writing_again_describes_what_is_there_now(folder):
     manifest.check(folder)
 
 
+def test_files_that_others_have_described_are_listed_unseen(folder):
+    entries = {name: manifest.describe(folder / name) for name in ("empty",)}
+    elsewhere = (folder / "empty").rename(folder.parent / "empty")
+    manifest.write(folder, entries)
+    with pytest.raises(Damaged, match="'empty' is missing"):
+        manifest.check(folder)
+    elsewhere.rename(folder / "empty")
+    manifest.check(folder)
+    before = (folder / manifest.NAME).read_bytes()
+    manifest.write(folder)
+    assert (folder / manifest.NAME).read_bytes() == before
+
+
 def test_what_cannot_be_vouched_for_is_not_written(folder):
     (folder / "link").symlink_to("/etc/passwd")
     with pytest.raises(RunError, match="'link' is a link"):

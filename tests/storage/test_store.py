@@ -12,7 +12,8 @@ import pytest
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.storage import manifest
 from ssoup_jax.storage import store as module
-from ssoup_jax.storage.store import Store, load
+from ssoup_jax.storage.artifact_folder import load
+from ssoup_jax.storage.store import Store
 
 NAME = "dense-0123456789abcdef"
 MEMBERS = [f"phase1-imp-000000000000000{value}" for value in range(3)]
@@ -213,7 +214,7 @@ def test_checkpoints_that_a_kill_left_beside_their_stages_are_removed(tmp_path, 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_group_cut_off_before_all_is_written_is_left_to_be_redone(tmp_path, store, monkeypatch, written):
-    write, count = module.write_folder, iter(range(10))
+    write, count = module.artifact_folder.write, iter(range(10))
 
     def kill(*arguments):
         if next(count) == written:
@@ -221,7 +222,7 @@ def test_a_group_cut_off_before_all_is_written_is_left_to_be_redone(tmp_path, st
         write(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(module, "write_folder", kill)
+        patched.setattr(module.artifact_folder, "write", kill)
         finish(store, *MEMBERS)
     group = store.workdir.group(MEMBERS)
     (group.parent / f".{group.name}.1234.tmp").touch()  # as by a kill while the list is written
@@ -277,6 +278,17 @@ def test_a_workdir_that_went_away_is_one_line(store):
     with pytest.raises(RunError, match=rf"{NAME}: cannot be stored \(No such file or directory") as error:
         store.finish([NAME], [model()], [RECORD])
     assert "\n" not in str(error.value)
+    assert not store.has(NAME)
+
+
+def test_a_folder_that_went_away_while_it_was_written_is_said(store, monkeypatch):
+    def gone(folder, tree):
+        shutil.rmtree(folder.parent)
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(module.artifact_folder.arrays, "write", gone)
+    with pytest.raises(RunError, match="was removed while it was written"):
+        finish(store, NAME)
     assert not store.has(NAME)
 
 
