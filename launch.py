@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import base
-from ssoup_jax import devices
+from ssoup_jax import devices, streams
 from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
 
@@ -73,15 +73,16 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Before these imports, which take seconds.
     with Stop() as stop:
-        from ssoup_jax.config import make_settings
-        from ssoup_jax.experiment.run import run
-        from ssoup_jax.report.console import Console
-
         try:
+            notes = devices.configure()
+            from ssoup_jax.config import make_settings
+            from ssoup_jax.experiment.run import run
+            from ssoup_jax.report.console import Console
+
+            devices.start()
             console = Console()
-            for line in devices.configure():
+            for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
-            devices.keep_compiled_programs()
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
             run(settings, Path(_WORKDIR.value), console, stop)
@@ -90,4 +91,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    with streams.lasting():
+        app.run(main, flags_parser=parse)
