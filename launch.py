@@ -5,9 +5,10 @@ stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpo
 stops at once.
 """
 
-import itertools
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -22,6 +23,7 @@ from ssoup_jax import devices, streams
 from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
 
+_HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
 
@@ -29,8 +31,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
-        _check_names(argv[1:])
-        rest = flags.FLAGS(argv)
+        _check_folder()
+        rest = flags.FLAGS([argv[0], *_checked(argv[1:])])
         if _CONFIG.value is None:
             raise SettingsError("--config: not given; for example --config configs/digits_sms.py")
         if rest[1:]:
@@ -45,20 +47,39 @@ def parse(argv: list[str]) -> list[str]:
         leave(SettingsError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
-def _check_names(arguments: list[str]) -> None:
+def _check_folder() -> None:
+    """Looks at the folder that this was started in: much fails in one that is gone, and nowhere with a clear word."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder cannot be used ({error.strerror}); change to another one") from None
+
+
+def _checked(arguments: list[str]) -> Iterator[str]:
     """Looks at the names of the config file and of the settings, whose own errors are hard to read."""
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+    remaining = iter(arguments)
+    for argument in remaining:
         name, given, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            path = (value if given else following).split(":")[0]
-            if path and not Path(path).is_file():
-                raise unknown("--config", path, sorted(map(str, Path("configs").glob("*_*.py"))))
+        if name == "config" and argument.startswith("-"):
+            if value := value if given else next(remaining, ""):
+                argument = f"--config={_config_file(value)}"
         elif name.startswith("config.") and argument.startswith("-"):
             setting = name.removeprefix("config.")
             known = base.get_config()
             known = [*known, *(f"data.{inner}" for inner in known.data)]
             if setting not in known:
                 raise unknown("setting", setting, known)
+        yield argument
+
+
+def _config_file(text: str) -> str:
+    """Finds an experiment's file, from another folder too: beside this one."""
+    path, *arguments = text.split(":", 1)
+    for place in (path, _HERE / path):
+        if os.path.isfile(place):
+            return ":".join((str(place), *arguments))
+    known = (_HERE / "configs").glob("*_*.py")
+    raise unknown("--config", path, sorted(file.relative_to(_HERE).as_posix() for file in known))
 
 
 def leave(error: UserError) -> None:

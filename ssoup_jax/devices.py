@@ -38,6 +38,7 @@ _PINNED = {
 }
 
 _DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE")
+_A_PROGRAM = 2**22  # bytes; few are larger
 _CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -107,10 +108,11 @@ def keep_compiled_programs(folder: Path | None = None) -> list[str]:
         return []
     try:
         folder = (_user_cache() / "compiled" if folder is None else folder).absolute() / _instructions()
+        str(folder).encode()  # JAX takes no other names
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, RuntimeError) as error:  # the latter: no home is known
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_A_PROGRAM))
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # the second: no home is known
         return [f"compiled programs are not kept, and every start compiles them anew: {one_line(error)}"]
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # an experiment has dozens of small ones

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ssoup_jax.storage.layout import RECORD, STATE, Workdir
 from ssoup_jax.trees import PyTree, path_name
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_BUCKET = re.compile(r"gs:/|^/(gs|s3|az|hf)/")
 _NAMES = "stages"  # what the list of a group calls them
 
 
@@ -43,8 +45,10 @@ class Store:
             on_damage: told in one line of every artifact that is set aside.
 
         Raises:
-            SettingsError: it cannot be written.
+            SettingsError: it cannot be written, or has a path that Orbax misreads.
         """
+        if problem := _misread(os.path.abspath(workdir)):
+            raise SettingsError(f"workdir: found {str(workdir)!r}; no arrays can be stored below a path that {problem}")
         self.workdir = Workdir(workdir)
         self._on_damage = on_damage
         self._whole: set[str] = set()
@@ -179,6 +183,19 @@ class Store:
     def _require(self, name: str) -> None:
         if not self.has(name):
             raise RunError(f"{self.path(name)}: is not there or was damaged; start again to redo it")
+
+
+def _misread(path: str) -> str | None:
+    """Says why Orbax would take a path for another one, and store what nobody finds again; None: it would not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, or not in this locale"
+    if "\\" in path:
+        return "has a backslash"
+    if "**" in path or not fnmatchcase(path, path):
+        return "is a pattern of a shell"
+    return "looks like a bucket's" if _BUCKET.search(path) else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
