@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 950  # characters
-_SYSTEM = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error")
+_SYSTEM = re.compile(
+    "No space left on device|Disk quota exceeded|Read-only file system|Input/output error|File too large"
+    "|Too many open files"
+)
 
 
 def printable(text: str) -> str:

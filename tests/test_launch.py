@@ -147,6 +147,18 @@ def test_a_plain_locale_prints_what_it_can(first, environment):
     )
 
 
+def test_several_devices_give_the_same_figures(tmp_path, first):
+    workdir, _ = first
+    done = launch("--config", DIGITS, *SMALL, "--workdir", tmp_path, JAX_NUM_CPU_DEVICES="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    found, expected = (json.loads((path / "summary.json").read_text())["phases"][0] for path in (tmp_path, workdir))
+    # Rounding depends on how members are spread, and may move a figure by an image of the 360.
+    assert found["soup"]["test"]["accuracy"] == pytest.approx(expected["soup"]["test"]["accuracy"], abs=0.003)
+    assert found["prediction_ensemble"]["test"]["loss"] == pytest.approx(
+        expected["prediction_ensemble"]["test"]["loss"], rel=1e-3
+    )
+
+
 def test_a_member_that_diverges_is_left_out_under_jax_s_own_checks_too(tmp_path):
     members = ["--config.ensemble_by=retrain_schedule", "--config.split_vals=(0.01, 1e30, 0.02)"]
     done = launch(

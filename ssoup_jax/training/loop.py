@@ -12,7 +12,7 @@ import numpy as np
 from ssoup_jax.data.feeds import Block, Feed, n_batches
 from ssoup_jax.errors import RunError
 from ssoup_jax.stack import executors
-from ssoup_jax.stack.held import Apart, together
+from ssoup_jax.stack.held import Apart, Held, Spread, together
 from ssoup_jax.stack.names import INDEPENDENT
 from ssoup_jax.training.ahead import Ahead
 from ssoup_jax.training.hyper import Hyper, window
@@ -227,10 +227,10 @@ def _sick(losses: np.ndarray, taken: int, active: np.ndarray) -> dict[int, int]:
     return {int(i): taken + int(sick[i].argmax()) + 1 for i in active if sick[i].any()}
 
 
-def _sick_at_the_end(state: TrainState | Apart, step: int, n_steps: np.ndarray, active: list[int]) -> dict[int, int]:
+def _sick_at_the_end(state: Held, step: int, n_steps: np.ndarray, active: list[int]) -> dict[int, int]:
     """Finds the members whose last update left a weight that is not finite, which no loss will ever show."""
     ending = [i for i in active if n_steps[i] == step]
-    if isinstance(state, Apart):
+    if isinstance(state, Apart | Spread):
         finite = {i: _all_finite(state[i].variables) for i in ending}
     else:
         finite = np.asarray(_each_finite(state.variables)) if ending else []
