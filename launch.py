@@ -5,10 +5,10 @@ stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpo
 stops at once.
 """
 
-import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -19,10 +19,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import base
-from ssoup_jax import devices
+from ssoup_jax import devices, streams
 from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
 
+_HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
 
@@ -30,9 +31,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
-        argv = _with_home(argv)
-        _check_names(argv[1:])
-        rest = flags.FLAGS(argv)
+        _check_folder()
+        rest = flags.FLAGS([argv[0], *_checked(argv[1:])])
         if _CONFIG.value is None:
             raise SettingsError("--config: not given; for example --config configs/digits_sms.py")
         if rest[1:]:
@@ -47,32 +47,40 @@ def parse(argv: list[str]) -> list[str]:
         leave(SettingsError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
-def _with_home(argv: list[str]) -> list[str]:
-    """Spells out the `~` of the config file, which shells leave as it is after an equals sign."""
-    expanded = list(argv)
-    for place, argument in enumerate(argv):
-        name, given, value = argument.partition("=")
-        if argument.startswith("-") and name.lstrip("-") == "config" and given:
-            expanded[place] = f"{name}={os.path.expanduser(value)}"
-        elif place and argv[place - 1] in ("-config", "--config"):
-            expanded[place] = os.path.expanduser(argument)
-    return expanded
+def _check_folder() -> None:
+    """Looks at the folder that this was started in: much fails in one that is gone, and nowhere with a clear word."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the current folder cannot be used ({error.strerror}); change to another one") from None
 
 
-def _check_names(arguments: list[str]) -> None:
+def _checked(arguments: list[str]) -> Iterator[str]:
     """Looks at the names of the config file and of the settings, whose own errors are hard to read."""
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+    remaining = iter(arguments)
+    for argument in remaining:
         name, given, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            path = (value if given else following).split(":")[0]
-            if path and not Path(path).is_file():
-                raise unknown("--config", path, sorted(map(str, Path("configs").glob("*_*.py"))))
+        if name == "config" and argument.startswith("-"):
+            if value := value if given else next(remaining, ""):
+                argument = f"--config={_config_file(value)}"
         elif name.startswith("config.") and argument.startswith("-"):
             setting = name.removeprefix("config.")
             known = base.get_config()
             known = [*known, *(f"data.{inner}" for inner in known.data)]
             if setting not in known:
                 raise unknown("setting", setting, known)
+        yield argument
+
+
+def _config_file(text: str) -> str:
+    """Finds an experiment's file, from another folder too: beside this one."""
+    path, *arguments = text.split(":", 1)
+    path = os.path.expanduser(path)  # shells leave what stands behind an equals sign as it is
+    for place in (path, _HERE / path):
+        if os.path.isfile(place):
+            return ":".join((str(place), *arguments))
+    known = (_HERE / "configs").glob("*_*.py")
+    raise unknown("--config", path, sorted(file.relative_to(_HERE).as_posix() for file in known))
 
 
 def leave(error: UserError) -> None:
@@ -87,15 +95,16 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Before these imports, which take seconds.
     with Stop() as stop:
-        from ssoup_jax.config import make_settings
-        from ssoup_jax.experiment.run import run
-        from ssoup_jax.report.console import Console
-
         try:
+            notes = devices.configure()
+            from ssoup_jax.config import make_settings
+            from ssoup_jax.experiment.run import run
+            from ssoup_jax.report.console import Console
+
+            devices.start()
             console = Console()
-            for line in devices.configure():
+            for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
-            devices.keep_compiled_programs()
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
             run(settings, Path(os.path.expanduser(_WORKDIR.value)), console, stop)
@@ -104,4 +113,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    with streams.lasting():
+        app.run(main, flags_parser=parse)

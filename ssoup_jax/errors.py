@@ -5,7 +5,22 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 950  # characters
-_SYSTEM = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error")
+_SYSTEM = re.compile(
+    "No space left on device|Disk quota exceeded|Read-only file system|Input/output error|File too large"
+    "|Too many open files"
+)
+
+
+def printable(text: str) -> str:
+    """Writes what could steer a terminal, and what no encoding has, as Python's escapes.
+
+    Args:
+        text: any; names of files and classes may hold anything.
+
+    Returns:
+        One line.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class UserError(Exception):
@@ -14,7 +29,7 @@ class UserError(Exception):
     exit_code: int
 
     def __init__(self, text: str):
-        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        line = printable(text)
         # What was found may be of any length; what is allowed stands behind it.
         super().__init__(line if len(line) <= _LONGEST else f"{line[:400]} [...] {line[-500:]}")
 

@@ -7,7 +7,9 @@ Reads only, also while a run is going on. Exit codes: 0 done, 1 damage was found
 
 import sys
 
+from ssoup_jax import streams
 from ssoup_jax.commands.inspect import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with streams.lasting():
+        sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,8 @@
 """The command line, as a user types it."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,12 @@ SMALL = [
 ]
 
 
-def launch(*arguments, cwd=ROOT):
+def launch(*arguments, cwd=ROOT, redirection="", **environment):
+    """Starts it from a shell, which redirects its streams; what is not redirected comes back."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
+        ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
         cwd=cwd,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -89,3 +93,88 @@ def test_a_failure_in_the_middle_is_one_line_and_exit_code_1(tmp_path):
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: Dense: ")
     assert failed.stderr.count("\n") == 1
+
+
+def test_an_experiment_is_found_from_any_folder(first):
+    workdir, _ = first
+    done = launch("--config", "configs/digits_sms.py", *SMALL, cwd=workdir.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished earlier") == 4
+
+
+def test_an_experiment_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    failed = launch("--config", "configs/digits_smss.py", cwd=tmp_path)
+    assert failed.returncode == 2
+    for path in (ROOT / "configs").glob("*_*.py"):
+        assert f"configs/{path.name}" in failed.stderr
+    assert "did you mean 'configs/digits_sms.py'?" in failed.stderr
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    failed = subprocess.run(
+        ["sh", "-c", 'rmdir ../gone && "$@"', "sh", sys.executable, ROOT / "launch.py", "--config", DIGITS],
+        cwd=tmp_path / "gone",
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1].startswith("error: the current folder cannot be used")
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", ">/dev/full 2>&1", "| true", "2>&1 | head -n 1"])
+def test_output_that_nobody_gets_costs_no_training(tmp_path, redirection):
+    done = launch("--config", DIGITS, *SMALL, cwd=tmp_path, redirection=redirection)
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "runs" / "summary.json").read_text())["phases"][0]["soup"]["ingredients"] == [0, 1]
+    assert len(list((tmp_path / "runs" / "artifacts").iterdir())) == 4
+    if redirection == ">/dev/full":
+        assert done.returncode == 0
+        assert re.fullmatch(
+            r"standard output: \d+ lines could not be written \(No space left on device\)\n", done.stderr
+        )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20"},
+    ],
+)
+def test_a_plain_locale_prints_what_it_can(first, environment):
+    workdir, _ = first
+    named = workdir.parent / "läufe"
+    named.symlink_to(workdir)
+    done = launch("--config", DIGITS, *SMALL, "--workdir", "läufe", cwd=workdir.parent, **environment)
+    named.unlink()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] in (
+        "summary: läufe/summary.json, läufe/summary.png",
+        r"summary: l\xe4ufe/summary.json, l\xe4ufe/summary.png",
+    )
+
+
+def test_several_devices_give_the_same_figures(tmp_path, first):
+    workdir, _ = first
+    done = launch("--config", DIGITS, *SMALL, "--workdir", tmp_path, JAX_NUM_CPU_DEVICES="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    found, expected = (json.loads((path / "summary.json").read_text())["phases"][0] for path in (tmp_path, workdir))
+    # Rounding depends on how members are spread, and may move a figure by an image of the 360.
+    assert found["soup"]["test"]["accuracy"] == pytest.approx(expected["soup"]["test"]["accuracy"], abs=0.003)
+    assert found["prediction_ensemble"]["test"]["loss"] == pytest.approx(
+        expected["prediction_ensemble"]["test"]["loss"], rel=1e-3
+    )
+
+
+def test_a_member_that_diverges_is_left_out_under_jax_s_own_checks_too(tmp_path):
+    members = ["--config.ensemble_by=retrain_schedule", "--config.split_vals=(0.01, 1e30, 0.02)"]
+    done = launch(
+        *("--config", DIGITS, "--workdir", tmp_path, *SMALL[:-1], *members),
+        JAX_DEBUG_NANS="1",
+        JAX_DEBUG_INFS="1",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Ensemble phase 1: without member 1e+30, which diverged" in done.stdout

@@ -30,14 +30,20 @@ def answer(parser: Parser, arguments: list[str]) -> int:
         arguments: without the program's name.
 
     Returns:
-        The exit code; 2, after one line on standard error, when something that was given cannot work.
+        The exit code; 2, after one line on standard error, when something that was given cannot work, or what was to be
+        printed cannot be.
     """
     try:
         options = parser.parse_args(arguments)
-        return options.run(options)
+        code = options.run(options)
     except UserError as error:
-        text = str(error)
+        return fail(error)
     except OSError as error:
-        text = str(SettingsError(one_line(error)))  # spelled so that it cannot steer a terminal
-    print(f"error: {text}", file=sys.stderr)
+        return fail(SettingsError(one_line(error)))
+    return SettingsError.exit_code if getattr(sys.stdout, "problem", None) else code
+
+
+def fail(error: UserError) -> int:
+    """Prints the one line of an error; returns the exit code."""
+    print(f"error: {error}", file=sys.stderr)
     return SettingsError.exit_code

@@ -1,10 +1,14 @@
 """The experiment's summary, put together from the records of its finished stages."""
 
+import contextlib
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from ssoup_jax import errors
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan
@@ -39,22 +43,45 @@ def report(
 
     Returns:
         The summary.
-    """
-    from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
 
+    Raises:
+        RunError: `summary.json` cannot be written; all else is done by then. A plot that fails is only said.
+    """
     found = summarise(settings, plan, store, corruptions) | {"data": to_json(data)}
     folder = store.workdir.experiment(_digest(plan))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SUMMARY, found)
-    plot.plot(found, folder / PLOT)
-    for path in (store.workdir.summary, store.workdir.plot):
-        with atomic.replacing(path) as beside:
-            shutil.copyfile(folder / path.name, beside)
+    json_problem = _written(write_json, found, folder / SUMMARY, store.workdir.summary)
+    plot_problem = _written(_plot, found, folder / PLOT, store.workdir.plot)
     console.table(summary.table(found))
     for warning in summary.flag_bad_soups(found):
         console.line(f"warning: {warning}")
-    console.line(f"summary: {store.workdir.summary}, {store.workdir.plot}")
+    if plot_problem:
+        console.line(f"warning: {plot_problem}")
+        with contextlib.suppress(OSError):
+            store.workdir.plot.unlink()  # of an earlier start, it would be taken for this one's
+    if json_problem:
+        raise errors.RunError(f"{json_problem}; every stage that is finished is stored, and the same command writes it")
+    console.line(f"summary: {store.workdir.summary}" + ("" if plot_problem else f", {store.workdir.plot}"))
     return found
+
+
+def _written(write: Callable[[Path, Any], None], found: dict[str, Any], path: Path, copy: Path) -> str | None:
+    """Writes a file of an experiment and its copy in the workdir; returns what went wrong."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, found)
+        with atomic.replacing(copy) as beside:
+            shutil.copyfile(path, beside)
+    except Exception as error:  # whatever the libraries raise: one file must not cost the others
+        return f"{copy}: cannot be written ({errors.one_line(error)})"
+    return None
+
+
+def _plot(path: Path, found: dict[str, Any]) -> None:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells at length of caches that it cannot write
+    from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
+
+    with atomic.replacing(path) as beside:
+        plot.plot(found, beside)
 
 
 def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
-from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.errors import RunError, SettingsError, one_line
 from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
@@ -55,15 +55,24 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
     for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
         console.line(note)
     for group in _groups(plan.wanted):
-        with _failures_of(group):
+        title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
+        with _failures_of(title):
             _finish(context, store, group, stop or Stop(), settings)
-    out_of_distribution.evaluate(context, plan, store, corruptions)
+    failed = None
+    try:
+        with _failures_of("out of distribution"):
+            out_of_distribution.evaluate(context, plan, store, corruptions)
+    except RunError as error:  # what is known without it is reported first
+        failed = error
     if skipped := getattr(context.feed, "skipped", None):
         name, reason = next(iter(skipped.items()))
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
     notes = [*dataset.notes, *imported_notes]
     about = {"description": dataset.describe(), "classes": dataset.classes, "notes": notes}
-    return results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+    found = results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+    if failed:
+        raise failed
+    return found
 
 
 def _plan(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
@@ -144,13 +153,14 @@ def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work
 
 
 @contextlib.contextmanager
-def _failures_of(group: list[Stage]) -> Iterator[None]:
+def _failures_of(title: str) -> Iterator[None]:
     """Names the stage in which the machine failed."""
-    title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
     try:
         yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         raise RunError(f"{title}: {error.strerror or error}{place}; finished stages are intact") from error
+    except MemoryError as error:
+        raise RunError(f"{title}: {one_line(error)}; finished stages are intact") from error
     except jax.errors.JaxRuntimeError as error:
         raise RunError(f"{title}: {str(error).splitlines()[0]}; finished stages are intact") from error

@@ -8,16 +8,21 @@ Exit codes: 0 done, 2 something that was given cannot work.
 
 import sys
 
-import jax
-
-from ssoup_jax import devices
-from ssoup_jax.commands import export, show
-from ssoup_jax.commands.command_line import Parser, answer
+from ssoup_jax import devices, streams
+from ssoup_jax.commands.command_line import Parser, answer, fail
+from ssoup_jax.errors import SettingsError
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command; returns the exit code."""
-    devices.configure()
+    try:
+        devices.configure()
+    except SettingsError as error:
+        return fail(error)
+    import jax
+
+    from ssoup_jax.commands import export, show
+
     jax.config.update("jax_platforms", "cpu")  # nothing is computed, and an accelerator may be busy
     parser = Parser(prog="python -m ssoup_jax.interop", description="Exchange with PyTorch.")
     commands = parser.add_subparsers(required=True, metavar="export|show")
@@ -27,4 +32,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with streams.lasting():
+        sys.exit(main(sys.argv[1:]))

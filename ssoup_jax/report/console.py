@@ -20,8 +20,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segments
 from rich.table import Column, Table
 from rich.text import Text
+
+from ssoup_jax.errors import printable
 
 Update = Callable[..., None]
 
@@ -101,11 +104,12 @@ class Console:
 
     def line(self, text: str) -> None:
         """Prints one line; above the bar while a stage is live."""
-        self._rich.print(text, highlight=False, soft_wrap=True)
+        self._rich.print(printable(text), highlight=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """Prints a table; without a terminal at its natural width, so that no column is cropped."""
-        self._rich.print(table)
+        """Prints a table at its natural width, so that no figure is cropped; a narrow terminal wraps its lines."""
+        wide = self._rich.options.update(max_width=max(self._rich.width, _FILE_WIDTH))
+        self._rich.print(Segments(self._rich.render(table, wide)), soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str, n_steps: int, first_step: int = 0) -> Iterator[Update]:

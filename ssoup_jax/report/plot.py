@@ -3,6 +3,7 @@
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ def plot(summary: Summary, path: str | os.PathLike) -> None:
         summary: a run's summary.
         path: the file to write; its folder exists.
     """
-    figure(summary).savefig(path, format="png", dpi=150)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters in a name that the font lacks, and which are drawn as boxes
+        figure(summary).savefig(path, format="png", dpi=150)
 
 
 def figure(summary: Summary) -> Figure:
@@ -53,7 +56,7 @@ def figure(summary: Summary) -> Figure:
     _set_x(axes, [100 * phase.sparsity for phase in phases])
     _set_y(axes, phases, dense)
 
-    axes.set_title(textwrap.fill(title(summary), 75), fontsize=11)
+    axes.set_title(textwrap.fill(title(summary), 75), fontsize=11, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -9,8 +9,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ssoup_jax.errors import printable
+
 SPLITS = ("train", "val", "test", "ood")
 BAD_SOUP_POINTS = 5.0
+
+_LONGEST_NAME = 120  # characters of a data set's name in a title
 
 _FIGURE_COLUMNS = (
     "sparsity\n%",
@@ -112,7 +116,13 @@ def title(summary: Summary) -> str:
     settings = summary.get("settings") or {}
     m, by = settings.get("n_splits_total"), settings.get("ensemble_by")
     members = None if m is None else f"m = {m}" + (f" by {by}" if by and m > 1 else "")
-    return ", ".join(str(part) for part in (settings.get("dataset"), settings.get("arch"), members) if part)
+    parts = (_short(str(settings.get("dataset") or "")), settings.get("arch"), members)
+    return printable(", ".join(str(part) for part in parts if part))
+
+
+def _short(name: str) -> str:
+    """Leaves out the middle of a name too long for a title, such as that of a data set in many folders."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:20]}...{name[20 - _LONGEST_NAME :]}"
 
 
 def table(summary: Summary) -> Table:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -82,7 +82,7 @@ class JsonLines:
         Raises:
             TypeError: for a value that JSON cannot hold; nothing is written then.
         """
-        self._file.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -94,6 +94,21 @@ class JsonLines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_lines(path: str | os.PathLike, records: Iterable[Mapping]) -> None:
+    """Writes all that `JsonLines` would, so that a reader finds the old content or the whole new one.
+
+    Args:
+        path: the file; its folder exists.
+        records: see `JsonLines.write`.
+    """
+    with atomic.replacing(Path(path)) as beside:
+        beside.write_text("".join(map(_line, records)), encoding="utf-8")
+
+
+def _line(record: Mapping) -> str:
+    return json.dumps(to_json(record), allow_nan=False) + "\n"
 
 
 def _ends_inside_a_line(path: Path) -> bool:

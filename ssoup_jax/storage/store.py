@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.trees import PyTree
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_BUCKET = re.compile(r"gs:/|^/(gs|s3|az|hf)/")
 _NAMES = "stages"  # what the list of a group calls them
 
 
@@ -47,8 +49,10 @@ class Store:
             pod: the processes that share it.
 
         Raises:
-            SettingsError: it cannot be written.
+            SettingsError: it cannot be written, or has a path that Orbax misreads.
         """
+        if problem := _misread(os.path.abspath(workdir)):
+            raise SettingsError(f"workdir: found {str(workdir)!r}; no arrays can be stored below a path that {problem}")
         self.workdir = Workdir(workdir)
         self._on_damage = on_damage
         self._pod = pod
@@ -216,3 +220,16 @@ class Store:
 def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+
+
+def _misread(path: str) -> str | None:
+    """Says why Orbax would take a path for another one, and store what nobody finds again; None: it would not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, or not in this locale"
+    if "\\" in path:
+        return "has a backslash"
+    if "**" in path or not fnmatchcase(path, path):
+        return "is a pattern of a shell"
+    return "looks like a bucket's" if _BUCKET.search(path) else None

@@ -1,17 +1,20 @@
 """Each member's training figures, one JSON line an epoch."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from ssoup_jax.storage.json_files import JsonLines
+from ssoup_jax.storage.json_files import JsonLines, write_lines
 from ssoup_jax.training.loop import Progress
 
 
 class EpochLog:
     """Gathers chunks of steps into epochs and appends each member's to its own file.
+
+    A disk that is full for a while ends no training: what could not be appended is written at the end, with the rest.
 
     Args:
         paths: one file per member; `train_loss` and the task's other figures are means over the epoch's examples as
@@ -30,6 +33,7 @@ class EpochLog:
         # not finite comes back from JSON as None, and becomes NaN.
         self._pending: list[list[list[float]]] = [np.asarray(rows, np.float64).tolist() for rows in state["pending"]]
         self._seconds = float(state["seconds"])
+        self._paths, self._behind = list(paths), set()
         self._files = [JsonLines(path) for path in paths]
         for file, lines in zip(self._files, self._lines, strict=True):
             for line in lines:
@@ -72,7 +76,8 @@ class EpochLog:
                 "images_per_second": float(images / self._seconds),
             }
             self._lines[member].append(line)
-            self._files[member].write(line)
+            with self._or_later(member):
+                self._files[member].write(line)
         self._pending = [[] for _ in self._pending]
         self._seconds = 0.0
 
@@ -91,6 +96,17 @@ class EpochLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for member, file in enumerate(self._files):
+            with self._or_later(member):
+                file.close()
+        for member in self._behind if kind is None else ():
+            write_lines(self._paths[member], self._lines[member])
+
+    @contextlib.contextmanager
+    def _or_later(self, member: int) -> Iterator[None]:
+        """Notes a member whose file lacks what was to be written to it."""
+        try:
+            yield
+        except OSError:
+            self._behind.add(member)

@@ -71,7 +71,8 @@ def ensemble_score(
     sums = predictions.no_sums(classifier.model.n_classes)
     for block, logits in logits_by_block(classifier, feed, variables, split, execution, on_line):
         examples, positions, counted = block
-        sums = _add_to_ensemble(sums, *jax.device_put((logits, examples.labels, positions, counted)))
+        # Labels lie on all devices that their images were copied to.
+        sums = _add_to_ensemble(sums, *jax.device_put(mesh.on_one((logits, examples.labels, positions, counted))))
     return predictions.summarise(sums)
 
 

@@ -67,6 +67,12 @@ def test_line_is_printed_as_it_is():
     assert stream.getvalue() == text + "\n"
 
 
+def test_a_line_is_one_line_and_cannot_steer_the_terminal():
+    stream = io.StringIO()
+    Console(stream).line("class 'a\nb', 'c\x1b[2J', 'd\udcff', 'ü'")
+    assert stream.getvalue() == "class 'a\\nb', 'c\\x1b[2J', 'd\\udcff', 'ü'\n"
+
+
 def test_standard_output_is_the_default_stream(capsys):
     Console().line("hello")
     assert capsys.readouterr().out == "hello\n"
@@ -196,14 +202,16 @@ def test_colours_forced_by_the_environment_stay_out_of_a_file(monkeypatch):
     assert "\x1b" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("columns", ["20", "300"])
-def test_table_is_not_cropped_without_a_terminal(monkeypatch, columns):
+@pytest.mark.parametrize("columns", ["20", "80", "300"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_figure_of_a_table_is_cropped(monkeypatch, columns, terminal):
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "dumb")
     cells = [f"cell number {i}" for i in range(12)]
     table = Table(*cells)
     table.add_row(*reversed(cells))
     stream = io.StringIO()
-    Console(stream).table(table)
+    Console(stream, terminal=terminal).table(table)
     header, row = (line for line in stream.getvalue().splitlines() if "cell" in line)
     assert re.findall(r"cell number \d+", header) == cells
     assert re.findall(r"cell number \d+", row) == cells[::-1]

@@ -13,6 +13,7 @@ SECOND_WITHOUT_SOUP = run(phase(1, 0.7, [0.7, 0.72], 0.73), phase(2, 0.91, [0.6,
 BAD_SOUP = run(phase(1, 0.68, [0.99, 0.992], 0.995), phase(2, 0.9, [0.98, 0.985], 0.1), dense=1.0)
 TWELVE = run(*(phase(p, 1 - 0.001 ** (p / 12), [0.9 - p / 100, 0.91 - p / 100], 0.92 - p / 100) for p in range(1, 13)))
 LONG_TITLE = FULL | {"settings": settings(m=10, arch="AnArchitectureWithAnUnusuallyLongName" * 2)}
+NAMES = {"formula": "npz:a$\\frac$b_^.npz", "bytes": "npz:a\udcff\x1b[31m\n.npz", "long": "x/" * 900}
 PRUNED_TO_NOTHING = run(phase(1, 1.0, [0.1, 0.1], 0.1))
 SUMMARIES = {
     "full": FULL,
@@ -24,6 +25,7 @@ SUMMARIES = {
     "twelve phases": TWELVE,
     "long title": LONG_TITLE,
     "pruned to nothing": PRUNED_TO_NOTHING,
+    **{f"{what} name": FULL | {"settings": settings(dataset=name)} for what, name in NAMES.items()},
 }
 every_summary = pytest.mark.parametrize("summary", SUMMARIES.values(), ids=SUMMARIES)
 
@@ -107,6 +109,21 @@ def test_axes_and_title():
     assert axes.get_ylabel() == "test accuracy (%)"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "72.9", "92.6", "98.0"]
     assert len(result.legends[0].get_texts()) == 6
+
+
+def test_a_name_in_the_title_is_no_formula_and_holds_nothing_that_cannot_be_drawn():
+    def shown(name: str) -> str:
+        (axes,) = figure(FULL | {"settings": {"dataset": NAMES[name]}}).axes
+        return axes.get_title()
+
+    assert shown("formula") == NAMES["formula"]
+    assert shown("bytes") == "npz:a\\udcff\\x1b[31m\\n.npz"
+    assert len(shown("long")) < 130
+
+
+def test_characters_that_the_font_lacks_are_no_matter(tmp_path):
+    plot(FULL | {"settings": {"dataset": "npz:漢字.npz"}}, tmp_path / "summary.png")
+    assert (tmp_path / "summary.png").stat().st_size > 10_000
 
 
 def test_single_models_make_one_line_and_no_dots():

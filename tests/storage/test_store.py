@@ -320,3 +320,29 @@ def test_checkpoints_of_different_groups_lie_apart(store):
     assert len(places) == 5
     assert store.checkpoints([NAME]).name == NAME
     assert store.checkpoints(MEMBERS).name.startswith("phase1-imp-3-members-")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a\\b", "has a backslash"),
+        ("lr[1]", "is a pattern"),
+        ("a**b", "is a pattern"),
+        ("a\udcff", "is not UTF-8"),
+        ("gs:/bucket", "looks like a bucket's"),
+    ],
+)
+def test_a_path_that_orbax_misreads_is_refused_before_anything_is_written(tmp_path, name, problem):
+    with pytest.raises(SettingsError, match=f"workdir: found .*{problem}") as error:
+        Store(tmp_path / name)
+    assert str(error.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a$b", "ü 漢", "a b%20{c}", "a'b\"c", "x*y?", "a:b", "a\nb", "a[b", "-x", "~"])
+def test_what_is_stored_below_any_other_path_is_found_again(tmp_path, name):
+    store, tree = Store(tmp_path / name), {"a": np.arange(3.0)}
+    store.begin("dense-1")
+    store.finish(["dense-1"], [tree], [{}])
+    found, _ = store.load("dense-1", tree)
+    np.testing.assert_array_equal(found["a"], tree["a"])

@@ -1,13 +1,16 @@
 """Chunks of steps become one line per epoch and member."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssoup_jax.storage.json_files import to_json
+from ssoup_jax.storage.json_files import JsonLines, to_json
+from ssoup_jax.training import epochs
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.loop import Progress
 
@@ -197,3 +200,44 @@ def test_figures_and_schedules_are_reported_under_their_names(tmp_path):
         "seconds": 2.0,
         "images_per_second": 16.0,
     }
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["while it is appended to", "while it is closed"])
+def test_a_disk_that_is_full_for_a_while_costs_no_line(tmp_path, monkeypatch, closing):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    chunks = [chunk(epoch + 1, epoch, [0, 1], [[1.0], [2.0]], done=True) for epoch in range(3)]
+    expected, _ = written(tmp_path / "whole", 2, chunks)
+    paths = [tmp_path / f"{i}.jsonl" for i in range(2)]
+    with EpochLog(paths) as log:
+        log.add(chunks[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(JsonLines, "write", full)
+            log.add(chunks[1])
+        log.add(chunks[2])
+        assert [log.final(i) for i in range(2)] == [lines[-1] for lines in expected]
+        if closing:
+            close = JsonLines.close
+            monkeypatch.setattr(JsonLines, "close", lambda file: full(close(file)))
+    assert [[json.loads(line) for line in path.read_text().splitlines()] for path in paths] == expected
+
+
+def test_a_disk_that_stays_full_is_an_error_in_the_end_but_hides_no_other(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def log():
+        with EpochLog([tmp_path / "metrics.jsonl"]) as log:
+            monkeypatch.setattr(JsonLines, "write", full)
+            monkeypatch.setattr(epochs, "write_lines", full)
+            log.add(chunk(1, 0, [0], [[1.0]], done=True))
+            yield
+        yield
+
+    with pytest.raises(OSError, match="No space left"):
+        list(log())
+    stopped = log()
+    next(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.throw(KeyboardInterrupt())
