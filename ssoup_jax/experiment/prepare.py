@@ -14,6 +14,7 @@ from ssoup_jax.data.streaming import Streaming
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import imported
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import memory, names
@@ -25,7 +26,9 @@ from ssoup_jax.training.measured import Remembered
 STREAMED_BLOCK_BYTES = 64 * 2**20
 
 
-def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None) -> Context:
+def prepare(
+    settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None, pod: Pod = ALONE
+) -> Context:
     """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
 
     Args:
@@ -33,6 +36,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         dataset: its data.
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks.
+        pod: the processes of this run.
 
     Raises:
         SettingsError: the network does not fit the images, the file or a pattern of parameters not the network, or a
@@ -45,7 +49,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
     model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
     classifier = Classifier(model, dataset.transform, dataset.image_shape)
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
-    feed = _feed(settings, dataset, console)
+    feed = _feed(settings, dataset, console, pod)
     shape = "x".join(map(str, dataset.image_shape))
     context = Context(
         classifier=classifier,
@@ -53,9 +57,10 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
-        mesh=_mesh(settings),
+        mesh=_mesh(settings, pod),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
+        pod=pod,
         choices=choices,
         imported=given,
     )
@@ -63,10 +68,15 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
     return context
 
 
-def _mesh(settings: Settings) -> names.Shape | None:
+def _mesh(settings: Settings, pod: Pod) -> names.Shape | None:
     """Checks the mesh that is asked for, by itself or in an executor's name, now that the devices are known."""
     mesh = None if settings.mesh is None else names.parse_mesh(settings.mesh)
     named = None if names.stands_for_another(settings.execution) else names.parse(settings.execution)
+    if pod.size > 1 and (settings.execution == "measured" or (named is not None and named.mesh is None)):
+        raise SettingsError(
+            f"execution: found {settings.execution!r}, which is for one process; {pod.size} of them allow auto, shard, "
+            "shard:NAME and MxD:NAME"
+        )
     if named is not None and mesh not in (None, named.mesh):
         raise SettingsError(
             f"mesh: found {settings.mesh!r}, but execution={settings.execution!r} "
@@ -77,9 +87,12 @@ def _mesh(settings: Settings) -> names.Shape | None:
     return mesh
 
 
-def _feed(settings: Settings, dataset: Dataset, console: Console) -> Feed:
+def _feed(settings: Settings, dataset: Dataset, console: Console, pod: Pod) -> Feed:
     """Keeps the images on the device if they fit, and streams them to it otherwise."""
-    wanted, n_bytes, free = settings.data.on_device, dataset.nbytes, memory.free_bytes()
+    wanted, n_bytes = settings.data.on_device, dataset.nbytes
+    # Each sees its own memory, and all have to decide alike.
+    frees = [free for free in pod.everyone(memory.free_bytes()) if free is not None]
+    free = min(frees) if frees else None
     if wanted and n_bytes is None:
         raise SettingsError("data.on_device: found True; images of different sizes can only be streamed to the device")
     if wanted and free is not None and n_bytes > free:

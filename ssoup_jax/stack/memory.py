@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ssoup_jax import trees
 from ssoup_jax.errors import SettingsError
@@ -45,7 +46,7 @@ def fit(
         SettingsError: not even one member at a time fits.
     """
     m = trees.stack_size((state, inputs))
-    limit, needed = free_bytes(parse(execution).mesh is not None), []
+    limit, needed = _least(free_bytes(parse(execution).mesh is not None)), []
     for choice in [execution, *_smaller(execution, m)]:
         needed.append(_needed(choice, fn, shared, state, inputs, active))
         if needed[-1] is not None and (limit is None or needed[-1] <= STACK_SHARE * limit):
@@ -57,6 +58,15 @@ def fit(
         f"execution: even {choice!r} {_misfit(needed[-1], limit)}{usable}, for {m} member{'s' * (m > 1)}; "
         "set a smaller batch_size, remat=True (not on a CPU), or fewer members"
     )
+
+
+def _least(own: int | None) -> int | None:
+    """Returns the least of what all processes have, which have to decide alike."""
+    if jax.process_count() == 1:
+        return own
+    # In MiB, for JAX's integers end at 2 GiB.
+    found = multihost_utils.process_allgather(np.int32(-1 if own is None else own >> 20))
+    return None if (found < 0).any() else int(found.min()) << 20
 
 
 def _misfit(needed: int | None, limit: int | None) -> str:
