@@ -3,12 +3,15 @@
 from typing import Any
 
 from ssoup_jax import metrics, trees
+from ssoup_jax.experiment import doubts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.experiment.doubts import Answers
 from ssoup_jax.experiment.specs import DenseHistory
+from ssoup_jax.metrics.predictions import summarise
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.soups import Trial
-from ssoup_jax.training.evaluate import BLOCK_SIZE, ensemble_score, score
+from ssoup_jax.training.evaluate import BLOCK_SIZE, count, ensemble_score, score
 from ssoup_jax.trees import PyTree
 
 
@@ -26,7 +29,7 @@ def _what(context: Context, stack: Variables, split: str) -> tuple:
 
 
 def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTree) -> list[dict[str, Any]]:
-    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size.
+    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size, and what is doubtful.
 
     Args:
         context: has the network and the data.
@@ -34,7 +37,7 @@ def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTr
         stack: leaves `[m, ...]`.
         mask: shared by all.
     """
-    scores = evaluate(context, stack, context.evaluated)
+    sums = {split: count(*_what(context, stack, split)) for split in context.evaluated}
     model = context.classifier.model
     described = {
         "arch": dense.arch,
@@ -43,14 +46,18 @@ def describe(context: Context, dense: DenseHistory, stack: Variables, mask: PyTr
         "classes": context.classes,
     }
     records = []
-    for own, params in zip(scores, trees.unstack(stack.params), strict=True):
+    for i, params in enumerate(trees.unstack(stack.params)):
+        scores = {split: summarise(own[i]) for split, own in sums.items()}
+        answers = {split: Answers(own[i].n_labels, own[i].n_predicted) for split, own in sums.items()}
+        sparsity = metrics.sparsity(params, mask)
         records.append(
             {
                 "model": described,
-                "metrics": own,
-                "sparsity": metrics.sparsity(params, mask),
+                "metrics": scores,
+                "sparsity": sparsity,
                 "flops": metrics.flops(model, params, context.classifier.image_shape),
                 "distance_to_origin": metrics.distance_to_origin(params, mask),
+                "warnings": doubts.of_model(sparsity["per_layer"], scores, answers, context.classes),
             }
         )
     return records

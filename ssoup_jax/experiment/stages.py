@@ -7,7 +7,7 @@ import numpy as np
 
 from ssoup_jax import metrics, soups, trees
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment import records
+from ssoup_jax.experiment import doubts, records
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
@@ -102,16 +102,18 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
     stack = _without(trained.diverged, trained.variables, pruned)
     _check_pruned(stack.params, mask, title)
     stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
-    described = records.describe(context, stages[0].dense, stack, mask)
+    # What the experiment leaves out counts for no goal.
+    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
+    described = records.describe(context, stages[0].dense, stack, among)
     artifacts = []
     for i, stage in enumerate(stages):
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
         record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
         own = trees.member(stack, i)
         if i in trained.diverged:
-            record["metrics"] = {}
+            record |= {"metrics": {}, "warnings": []}
         else:
-            record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
+            record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
         artifacts.append(Artifact(own, mask, record))
     return artifacts
 
@@ -151,14 +153,24 @@ def soup(context: Context, stage: Stage, candidates: list[Artifact]) -> Artifact
         selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
     made = soup_of(weights)
     _check_pruned(made.params, mask, stage.title)
-    (record,) = records.describe(context, stage.dense, made, mask)
-    record |= records.distance_to_pruned(trees.member(made.params, 0), mask, spec.goal_sparsity)
+    members: Retrain = stage.parents[0].spec
+    among = masks.restrict(mask, members.prune_only, members.prune_except)
+    (record,) = records.describe(context, stage.dense, made, among)
+    record |= records.distance_to_pruned(trees.member(made.params, 0), among, spec.goal_sparsity)
+    groups = _described_groups(context, stack, ingredients)
+    record["warnings"] += doubts.of_soup(
+        record["metrics"],
+        [candidates[i].record["metrics"] for i in ingredients],
+        context.feed.sizes,
+        groups["selected"]["distances"],
+        mean_statistics=bool(jax.tree.leaves(made.collections)) and not (spec.recalibration and spec.recalibration[1]),
+    )
     return Artifact(
         trees.member(made, 0),
         mask,
         {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
         | {**record, "greedy": selection}
-        | _described_groups(context, stack, ingredients),
+        | groups,
     )
 
 
