@@ -1,5 +1,7 @@
 """Which stages an experiment has, in which order: the algorithm of the paper as a tree of specs."""
 
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ssoup_jax.config import Settings
@@ -45,6 +47,17 @@ class Plan:
     candidates: tuple[tuple[Stage, ...], ...]
     soups: tuple[Stage, ...]
     wanted: tuple[Stage, ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All of them, parents first."""
+        return _in_order(self.dense, self.candidates, self.soups)
+
+
+def groups(stages: Iterable[Stage]) -> Iterator[list[Stage]]:
+    """Yields members that start from one parent, which are retrained as one stack, and any other stage alone."""
+    for _, group in itertools.groupby(stages, lambda stage: (stage.kind, stage.phase, stage.parents)):
+        yield list(group)
 
 
 def make_plan(
@@ -95,6 +108,10 @@ def _wanted(settings: Settings, dense: Stage, candidates: list, soups: list) -> 
         return tuple(stage for stage in candidates[index] if stage.label in settings.selected_splits)
     if settings.strategy == "Ensemble":
         return (soups[index],)
+    return _in_order(dense, candidates, soups)
+
+
+def _in_order(dense: Stage, candidates: Sequence[Sequence[Stage]], soups: Sequence[Stage]) -> tuple[Stage, ...]:
     stages = [dense]
     for phase, members in enumerate(candidates):
         stages += [*members, *soups[phase : phase + 1]]

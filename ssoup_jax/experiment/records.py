@@ -3,14 +3,17 @@
 from typing import Any
 
 from ssoup_jax import metrics, trees
+from ssoup_jax.experiment import doubts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.experiment.doubts import Answers
 from ssoup_jax.experiment.specs import DenseHistory
+from ssoup_jax.metrics.predictions import summarise
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.soups import Trial
 from ssoup_jax.stack import held
 from ssoup_jax.stack.held import Held
-from ssoup_jax.training.evaluate import BLOCK_SIZE, ensemble_score, score
+from ssoup_jax.training.evaluate import BLOCK_SIZE, count, ensemble_score, score
 from ssoup_jax.trees import PyTree
 
 
@@ -28,7 +31,7 @@ def _what(context: Context, stack: Held, split: str) -> tuple:
 
 
 def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -> list[dict[str, Any]]:
-    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size.
+    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size, and what is doubtful.
 
     Args:
         context: has the network and the data.
@@ -36,7 +39,7 @@ def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -
         stack: leaves `[m, ...]`.
         mask: shared by all.
     """
-    scores = evaluate(context, stack, context.evaluated)
+    sums = {split: count(*_what(context, stack, split)) for split in context.evaluated}
     model = context.classifier.model
     described = {
         "arch": dense.arch,
@@ -45,15 +48,19 @@ def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -
         "classes": context.classes,
     }
     records = []
-    for i, own in enumerate(scores):
+    for i in range(trees.stack_size(stack)):
         params = held.member(stack, i).params
+        scores = {split: summarise(own[i]) for split, own in sums.items()}
+        answers = {split: Answers(own[i].n_labels, own[i].n_predicted) for split, own in sums.items()}
+        sparsity = metrics.sparsity(params, mask)
         records.append(
             {
                 "model": described,
-                "metrics": own,
-                "sparsity": metrics.sparsity(params, mask),
+                "metrics": scores,
+                "sparsity": sparsity,
                 "flops": metrics.flops(model, params, context.classifier.image_shape),
                 "distance_to_origin": metrics.distance_to_origin(params, mask),
+                "warnings": doubts.of_model(sparsity["per_layer"], scores, answers, context.classes),
             }
         )
     return records

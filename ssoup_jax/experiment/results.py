@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from typing import Any
 
 from ssoup_jax import errors
 from ssoup_jax.config import Settings
-from ssoup_jax.experiment import out_of_distribution
-from ssoup_jax.experiment.plan import Plan
+from ssoup_jax.experiment import names, out_of_distribution
+from ssoup_jax.experiment.plan import Plan, groups
 from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
@@ -29,7 +30,7 @@ def report(
     corruptions: Sequence[str] = (),
     data: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes `summary.json` and `summary.png`, prints the table, and warns of soups that went wrong.
+    """Writes `summary.json` and `summary.png`, and prints the table.
 
     Every experiment keeps its own under `<workdir>/experiments`; those of the last start lie in the workdir itself.
 
@@ -52,8 +53,6 @@ def report(
     json_problem = _written(write_json, found, folder / SUMMARY, store.workdir.summary)
     plot_problem = _written(_plot, found, folder / PLOT, store.workdir.plot)
     console.table(summary.table(found))
-    for warning in summary.flag_bad_soups(found):
-        console.line(f"warning: {warning}")
     if plot_problem:
         console.line(f"warning: {plot_problem}")
         with contextlib.suppress(OSError):
@@ -109,8 +108,34 @@ def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequenc
             "settings": settings.record(),
             "dense": model(plan.dense) if store.has(plan.dense.name) else None,
             "phases": phases,
+            "warnings": [line for group in groups(plan.stages) for line in warnings(store, group)],
         }
     )
+
+
+def warnings(store: Store, group: Sequence[Stage]) -> list[str]:
+    """Says what is doubtful of a group's finished stages, and was not already of those that they started from.
+
+    Args:
+        store: where their records are.
+        group: stages with the same parents.
+
+    Returns:
+        One line for each doubt, which names who shares it.
+    """
+
+    def of(stages: Sequence[Stage]) -> dict[Stage, list[str]]:
+        # Records that were stored before there were any have none.
+        return {stage: store.record(stage.name).get("warnings", []) for stage in stages if store.has(stage.name)}
+
+    found, known = of(group), set(itertools.chain(*of(group[0].parents).values()))
+    lines = []
+    for text in dict.fromkeys(itertools.chain(*found.values())):
+        if text not in known:
+            titles = [stage.title for stage, own in found.items() if text in own]
+            everyone = names.title(group[0].kind, group[0].phase)
+            lines.append(f"{everyone if len(titles) == len(group) > 1 else ', '.join(titles)}: {text}")
+    return lines
 
 
 def one_line(record: dict[str, Any]) -> str:

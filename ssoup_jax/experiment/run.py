@@ -1,7 +1,6 @@
 """Walks the plan: skips what is finished, runs what is wanted, and reports."""
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.imported import Import
-from ssoup_jax.experiment.plan import Plan, make_plan
+from ssoup_jax.experiment.plan import Plan, groups, make_plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.resumable import Work
 from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Stage
@@ -58,7 +57,7 @@ def run(
     imported_notes = context.imported.notes if context.imported else ()
     for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
         console.line(note)
-    for group in _groups(plan.wanted):
+    for group in groups(plan.wanted):
         title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
         with _failures_of(title):
             _finish(context, store, group, stop or Stop(), settings)
@@ -102,12 +101,6 @@ def _check_parents(plan: Plan, store: Store) -> None:
             )
 
 
-def _groups(wanted: tuple[Stage, ...]) -> Iterator[list[Stage]]:
-    """Members that start from one parent are retrained as one stack; any other stage is alone."""
-    for _, group in itertools.groupby(wanted, lambda stage: (stage.kind, stage.phase, stage.parents)):
-        yield list(group)
-
-
 def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:
     """Runs what is missing of a group, once no other launch is at it."""
     names, missing = [stage.name for stage in group], []
@@ -122,6 +115,8 @@ def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, sett
     store.discard_checkpoints(names)
     for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage.name)}")
+    for warning in results.warnings(store, group):
+        context.console.line(f"warning: {warning}")
 
 
 def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssoup_jax import soups, trees
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment import records
+from ssoup_jax.experiment import doubts, records
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
@@ -106,7 +106,9 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         # In the place of members that diverged, so that what follows need not know of them.
         stack = held.replaced(stack, i, pruned)
     stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
-    described = records.describe(context, stages[0].dense, stack, mask)
+    # What the experiment leaves out counts for no goal.
+    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
+    described = records.describe(context, stages[0].dense, stack, among)
     artifacts = []
     for i, stage in enumerate(stages):
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
@@ -114,9 +116,9 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         own = held.member(stack, i)
         _check_pruned(own.params, mask, title)
         if i in trained.diverged:
-            record["metrics"] = {}
+            record |= {"metrics": {}, "warnings": []}
         else:
-            record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
+            record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
         # A host has one member of a spread stack at a time.
         spread = isinstance(stack, held.Spread)
         artifacts.append(Artifact(functools.partial(held.member, stack, i) if spread else own, mask, record))
@@ -156,13 +158,22 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     if method.by_score:
         selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
     made = soup_of(weights)
-    (record,) = records.describe(context, stage.dense, made, mask)
     own = held.member(made, 0)
     _check_pruned(own.params, mask, stage.title)
-    record |= records.distance_to_pruned(own.params, mask, spec.goal_sparsity)
+    members: Retrain = stage.parents[0].spec
+    among = masks.restrict(mask, members.prune_only, members.prune_except)
+    (record,) = records.describe(context, stage.dense, made, among)
+    record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
     every = selected = records.describe_group(context, stack)
     if len(ingredients) < len(candidates):
         selected = records.describe_group(context, _gathered(context, spec, [candidates[i] for i in ingredients]))
+    record["warnings"] += doubts.of_soup(
+        record["metrics"],
+        [candidates[i].record["metrics"] for i in ingredients],
+        context.feed.sizes,
+        selected["distances"],
+        mean_statistics=bool(jax.tree.leaves(own.collections)) and not (spec.recalibration and spec.recalibration[1]),
+    )
     return Artifact(
         own,
         mask,

@@ -1,4 +1,4 @@
-"""The summary of a run: the figures of its phases, what the soups gained, and which soups went wrong."""
+"""The summary of a run: the figures of its phases, and what the soups gained."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,6 @@ from rich.table import Table
 from ssoup_jax.errors import printable
 
 SPLITS = ("train", "val", "test", "ood")
-BAD_SOUP_POINTS = 5.0
 
 _LONGEST_NAME = 120  # characters of a data set's name in a title
 
@@ -200,33 +199,3 @@ def _ingredients(phase: PhaseResult) -> str:
     if phase.n_ingredients is None:
         return "-"
     return f"{phase.n_ingredients} of {len(phase.candidates)}" if phase.candidates else str(phase.n_ingredients)
-
-
-def flag_bad_soups(summary: Summary) -> list[str]:
-    """Warns of soups that are far below the mean of their candidates in test accuracy.
-
-    Args:
-        summary: a run's summary.
-
-    Returns:
-        One line for every soup that is more than `BAD_SOUP_POINTS` percentage points below, with the
-        distances between its candidates as far as the summary has them.
-    """
-    warnings = []
-    for phase, result in zip(summary.get("phases") or [], phase_results(summary), strict=True):
-        if result.soup is None or result.mean is None:
-            continue
-        lost = _points(result.mean, result.soup)
-        if lost > BAD_SOUP_POINTS:
-            warnings.append(
-                f"phase {result.phase}: the soup's test accuracy of {_percent(result.soup)} % is {lost:.2f} percentage "
-                f"points below its candidates' mean of {_percent(result.mean)} %; {_distances(phase.get('distances'))}"
-            )
-    return warnings
-
-
-def _distances(distances: Mapping[str, float | None] | None) -> str:
-    known = {name: value for name, value in (distances or {}).items() if isinstance(value, int | float)}
-    if not known:
-        return "the distances between the candidates are not known"
-    return "distances between the candidates: " + ", ".join(f"{name} {value:.4g}" for name, value in known.items())

@@ -51,12 +51,28 @@ def score(
     Returns:
         Each member's metrics, see `metrics.prediction_metrics`.
     """
+    return [predictions.summarise(own) for own in count(classifier, feed, variables, split, execution, on_line)]
+
+
+def count(
+    classifier: Classifier,
+    feed: Feed,
+    variables: Variables,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> list[Sums]:
+    """Counts what metrics are made of for every member on a split, see `score`.
+
+    Returns:
+        Each member's, on the host.
+    """
     fn = executors.bind(_add_block, classifier, axis=executors.over(execution))
     sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
     for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line):
         # The host waits for nothing here: it only asks for the next block.
         sums, _ = executors.run(fitting, fn, block, sums, held)
-    return [predictions.summarise(own) for own in trees.unstack(jax.device_get(together(sums)))]
+    return trees.unstack(jax.device_get(together(sums)))
 
 
 def ensemble_score(

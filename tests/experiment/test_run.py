@@ -458,8 +458,14 @@ def test_layers_that_are_left_out_keep_their_weights(tmp_path):
     summary, _ = tiny.launch(tmp_path, **changes)
     layers = summary["phases"][0]["soup"]["sparsity"]["per_layer"]
     assert layers["fc2/kernel"] == 0
-    # All that the goal asks for comes from the other layer.
+    # All that the goal asks for comes from the other layer, and it is reached.
     assert layers["fc1/kernel"] == pytest.approx(0.9, abs=1e-4)
+    phase = summary["phases"][0]
+    for model in (phase, phase["soup"], *phase["candidates"]):
+        assert model["sparsity"]["prunable"] == layers["fc1/kernel"]
+        assert model["sparsity"]["global"] < 0.9
+    # Of what may go, no more than the one weight that rounding leaves would have to.
+    assert phase["soup"]["distance_to_pruned"]["relative"] < 0.02
 
 
 def test_the_training_split_is_evaluated_where_that_is_asked_for(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax.report.console import Console
-from ssoup_jax.report.summary import flag_bad_soups, mean_and_max, table, title
+from ssoup_jax.report.summary import mean_and_max, table, title
 from tests.report.summaries import EMPTY, FULL, IMP_ONLY, candidate, phase, run
 
 
@@ -120,23 +120,3 @@ def test_title(summary, text):
     stream = io.StringIO()
     Console(stream).table(table(summary))
     assert stream.getvalue().splitlines()[0].strip().endswith(f"{text}: test accuracy in %".removeprefix(": "))
-
-
-@pytest.mark.parametrize(("soup", "flagged"), [(0.9, False), (0.85, False), (0.8499, True), (0.1, True), (None, False)])
-def test_only_soups_far_below_their_candidates_are_flagged(soup, flagged):
-    # Exactly five points below, 0.85, is not more than five points below, whatever 0.9 - 0.85 rounds to.
-    assert len(flag_bad_soups(run(phase(1, 0.9, [0.88, 0.92], soup)))) == flagged
-
-
-def test_the_warning_names_phase_figures_and_distances():
-    bad = phase(2, 0.9, [0.95, 0.97], 0.31, distances={"l2_mean": 12.34567, "angle_max": 0.5, "unknown": None})
-    (warning,) = flag_bad_soups(run(phase(1, 0.7, [0.97, 0.98], 0.98), bad))
-    assert warning == (
-        "phase 2: the soup's test accuracy of 31.00 % is 65.00 percentage points below its candidates' mean of "
-        "96.00 %; distances between the candidates: l2_mean 12.35, angle_max 0.5"
-    )
-
-
-def test_the_warning_says_so_when_distances_are_unknown():
-    (warning,) = flag_bad_soups(run(phase(1, 0.9, [0.9], 0.5)))
-    assert warning.endswith("; the distances between the candidates are not known")
