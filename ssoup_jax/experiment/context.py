@@ -11,6 +11,7 @@ from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report.console import Console
 from ssoup_jax.schedules import pretrain, retrain
 from ssoup_jax.stack import names
@@ -34,6 +35,7 @@ class Context:
         evaluated: the splits that finished models are evaluated on.
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
+        pod: the processes of the run.
         imported: the dense model that `init_from` names, with its file and the file's SHA-256 as record; None: train.
     """
 
@@ -46,6 +48,7 @@ class Context:
     evaluated: tuple[str, ...]
     console: Console
     choices: Remembered | None = None
+    pod: Pod = ALONE
     imported: Artifact | None = None
 
     @property

@@ -16,6 +16,7 @@ from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.interop import pytorch
 from ssoup_jax.models.variables import Variables
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import memory, names
@@ -27,7 +28,9 @@ from ssoup_jax.training.measured import Remembered
 STREAMED_BLOCK_BYTES = 64 * 2**20
 
 
-def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None) -> Context:
+def prepare(
+    settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None, pod: Pod = ALONE
+) -> Context:
     """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
 
     Args:
@@ -35,6 +38,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         dataset: its data.
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks.
+        pod: the processes of the run.
 
     Raises:
         SettingsError: the network does not fit the images, the file or a pattern of parameters not the network, or a
@@ -59,6 +63,7 @@ def prepare(settings: Settings, dataset: Dataset, console: Console, choices: Rem
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
         choices=choices,
+        pod=pod,
         imported=imported,
     )
     masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)

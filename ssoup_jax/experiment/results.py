@@ -9,11 +9,12 @@ from ssoup_jax.config import Settings
 from ssoup_jax.experiment import out_of_distribution
 from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.specs import Stage
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
 from ssoup_jax.storage.json_files import to_json, write_json
-from ssoup_jax.storage.layout import PLOT, SUMMARY
+from ssoup_jax.storage.layout import PLOT, SUMMARY, Workdir
 from ssoup_jax.storage.store import Store
 
 
@@ -24,6 +25,7 @@ def report(
     console: Console,
     corruptions: Sequence[str] = (),
     data: dict[str, Any] | None = None,
+    pod: Pod = ALONE,
 ) -> dict[str, Any]:
     """Writes `summary.json` and `summary.png`, prints the table, and warns of soups that went wrong.
 
@@ -36,20 +38,13 @@ def report(
         console: where the table goes.
         corruptions: names of those that the mean out of distribution is taken over.
         data: what is said of the data set: its description, the names of its classes, notes.
+        pod: the processes of the run; process 0 writes.
 
     Returns:
         The summary.
     """
-    from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
-
-    found = summarise(settings, plan, store, corruptions) | {"data": to_json(data)}
-    folder = store.workdir.experiment(_digest(plan))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SUMMARY, found)
-    plot.plot(found, folder / PLOT)
-    for path in (store.workdir.summary, store.workdir.plot):
-        with atomic.replacing(path) as beside:
-            shutil.copyfile(folder / path.name, beside)
+    found = summarise(settings, plan, store, corruptions, pod) | {"data": to_json(data)}
+    pod.first(lambda: _write(found, store.workdir, _digest(plan)))
     console.table(summary.table(found))
     for warning in summary.flag_bad_soups(found):
         console.line(f"warning: {warning}")
@@ -57,7 +52,9 @@ def report(
     return found
 
 
-def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(
+    settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = (), pod: Pod = ALONE
+) -> dict[str, Any]:
     """Returns the summary of all finished stages of a plan; accuracies are fractions, numbers finite or None."""
 
     def model(stage: Stage) -> dict[str, Any]:
@@ -66,7 +63,7 @@ def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequenc
         hidden = ("metrics", "candidates", "selected", "stage")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
         if corruptions:
-            scores = out_of_distribution.read(store, stage)
+            scores = out_of_distribution.read(store, stage, pod)
             found["ood"] = out_of_distribution.mean(scores, corruptions)
             found["ood_by_corruption"] = {name: scores.get(name) for name in corruptions}
         return found
@@ -93,6 +90,18 @@ def one_line(record: dict[str, Any]) -> str:
         return f"diverged at step {record['diverged']}, left out"
     parts = [f"{split} accuracy {scores[split]['accuracy']:.2%}" for split in ("test", "val") if split in scores]
     return ", ".join([*parts, f"sparsity {record['sparsity']['prunable']:.2%}"])
+
+
+def _write(found: dict[str, Any], workdir: Workdir, digest: str) -> None:
+    from ssoup_jax.report import plot  # needed at the end of a run only, and its libraries slow down every start
+
+    folder = workdir.experiment(digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SUMMARY, found)
+    plot.plot(found, folder / PLOT)
+    for path in (workdir.summary, workdir.plot):
+        with atomic.replacing(path) as beside:
+            shutil.copyfile(folder / path.name, beside)
 
 
 def _phase(

@@ -13,6 +13,7 @@ from ssoup_jax.data.sources import folder, idx, names, npz, tfds
 from ssoup_jax.data.sources.names import ALIASES, SOURCES
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.pod import ALONE, Pod
 
 __all__ = ["ALIASES", "SOURCES", "Dataset", "Options", "Split", "check_name", "load"]
 
@@ -59,6 +60,7 @@ def load(
     data_dir: str | None = None,
     split_seed: int = 42,
     on_line: Callable[[str], None] | None = None,
+    pod: Pod = ALONE,
 ) -> Dataset:
     """Loads a data set, into host memory if its images have one size; the same name always gives the same splits.
 
@@ -68,6 +70,7 @@ def load(
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
         split_seed: decides the splits that the source itself does not.
         on_line: told what takes long, a line at a time; None: nobody is.
+        pod: the processes that all load it; what is left on the disk for the next time is process 0's to write.
 
     Returns:
         The data set. Where the source has no validation images, a tenth of its training images are.
@@ -90,7 +93,9 @@ def load(
     elif kind == "folder":
         contents = folder.look(folder.read(Path(rest), options.follow_links), options.skip_undecodable)
     else:
-        contents = tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        contents = pod.in_turn(
+            lambda: tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        )
         name = rest
     view, transform = None, TRANSFORMS.get(name, Transform())
     if isinstance(contents.training.images, Encoded):
