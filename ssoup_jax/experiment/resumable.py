@@ -100,10 +100,12 @@ def train(
     if not total:
         return Trained(jax.device_get(variables), [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
     state = step.init(context.task, hyper.values, variables, mask)
-    checkpoints = Checkpoints(work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"))
-    start = _resume(checkpoints, work, title, state) or _Start(
+    checkpoints = Checkpoints(
+        work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
+    )
+    start = _resume(context, checkpoints, work, title, state) or _Start(
         loop.Snapshot(0, state),
-        EpochLog([folder / METRICS for folder in work.folders]),
+        EpochLog([folder / METRICS for folder in work.folders], pod=context.pod),
         0.0,
         _choose(context, state, hyper, batch_size),
     )
@@ -174,6 +176,7 @@ def _choose(context: Context, state: TrainState, hyper: Hyper, batch_size: int) 
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
+        context.pod,
     )
 
 
@@ -183,7 +186,7 @@ def _stored(state: TrainState) -> dict[str, PyTree]:
     return {"variables": variables, "opt_state": state.opt_state, "mask": state.mask}
 
 
-def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState) -> _Start | None:
+def _resume(context: Context, checkpoints: Checkpoints, work: Work, title: str, state: TrainState) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
     m = trees.stack_size(state)
     form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), _stored(state))
@@ -200,7 +203,7 @@ def _resume(checkpoints: Checkpoints, work: Work, title: str, state: TrainState)
         names.parse(info["execution"])
         start = _Start(
             loop.Snapshot(when, resumed, {int(member): int(at) for member, at in info["diverged"].items()}),
-            EpochLog([folder / METRICS for folder in work.folders], info["log"]),
+            EpochLog([folder / METRICS for folder in work.folders], info["log"], context.pod),
             float(info["seconds"]),
             info["execution"],
         )

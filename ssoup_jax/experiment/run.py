@@ -19,6 +19,7 @@ from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.resumable import Work
 from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Stage
 from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.layout import Workdir
@@ -26,7 +27,9 @@ from ssoup_jax.storage.store import Store
 from ssoup_jax.training.measured import Remembered
 
 
-def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None = None) -> dict[str, Any]:
+def run(
+    settings: Settings, workdir: Path, console: Console, stop: Stop | None = None, pod: Pod = ALONE
+) -> dict[str, Any]:
     """Finishes the stages that the settings ask for and reports on the whole experiment.
 
     Args:
@@ -34,6 +37,7 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
         workdir: where artifacts and summaries live.
         console: where progress is shown.
         stop: says when a stop is asked for; None: never.
+        pod: the processes of the run, which all call this.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -43,11 +47,12 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
         RunError: a stage failed; what was finished before is intact.
         Stopped: a stop was asked for.
     """
-    dataset = sources.load(settings.dataset, settings.data.options(), data_dir=settings.data_dir, on_line=console.line)
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions))
+    options = settings.data.options()
+    dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
     plan = make_plan(settings, dataset.fingerprint, context.imported and context.imported.record["sha256"])
     corruptions = out_of_distribution.available(settings, context)
-    store = Store(workdir, on_damage=console.line)
+    store = Store(workdir, on_damage=console.line, pod=pod)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     for note in dataset.notes:
@@ -60,7 +65,7 @@ def run(settings: Settings, workdir: Path, console: Console, stop: Stop | None =
         name, reason = next(iter(skipped.items()))
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
     about = {"description": dataset.describe(), "classes": dataset.classes, "notes": dataset.notes}
-    return results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+    return results.report(settings, plan, store, console, list(map(str, corruptions)), about, pod)
 
 
 def _on_divergence(settings: Settings, group: list[Stage]) -> str:
@@ -90,7 +95,7 @@ def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, sett
     """Runs what is missing of a group, once no other launch is at it."""
     names, missing = [stage.name for stage in group], []
     if not all(map(store.has, names)):
-        with lock.hold(map(store.workdir.lock, names), context.console.line):
+        with lock.hold(map(store.workdir.lock, names), context.console.line, pod=context.pod):
             # Whoever held the stages may have finished them, or left them whole but for their names.
             store.recover()
             missing = [stage for stage in group if not store.has(stage.name)]
