@@ -6,6 +6,7 @@ Other corruptions can so be asked for later, and nothing is trained again.
 import functools
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.specs import Stage
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.storage.store import Store
 from ssoup_jax.training.evaluate import BLOCK_SIZE, score
@@ -51,14 +53,23 @@ def available(settings: Settings, context: Context) -> dict[Corruption, Callable
         found[corruption] = functools.partial(
             _published, settings.dataset, corruption, settings.data_dir, settings.data.download
         )
-        try:
-            found[corruption]()  # after the training would be late to hear that it is not to be had
-        except SettingsError as error:
+        # After the training would be late to hear that it is not to be had.
+        if (problem := _problem(found[corruption], context.pod)) is not None:
             if settings.ood != "default":
-                raise
-            context.console.line(f"not evaluated out of distribution: {error}")
+                raise SettingsError(problem)
+            context.console.line(f"not evaluated out of distribution: {problem}")
             return {}
     return found
+
+
+def _problem(make: Callable[[], Feed], pod: Pod) -> str | None:
+    """Says why images are not to be had in some process; None: all have them."""
+    try:
+        pod.in_turn(make)
+        problem = None
+    except SettingsError as error:
+        problem = str(error)
+    return next(filter(None, pod.everyone(problem)), None)
 
 
 def _published(dataset: str, corruption: Corruption, data_dir: str | None, download: bool) -> Resident:
@@ -77,10 +88,10 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
         store: their artifacts.
         wanted: see `available`.
     """
-    todo = []
+    todo, pod = [], context.pod
     for group in ((plan.dense,), *plan.candidates, *((soup,) for soup in plan.soups)):
         finished = [stage for stage in group if store.has(stage.name) and store.record(stage.name)["metrics"]]
-        missing = [one for one in wanted if any(str(one) not in read(store, stage) for stage in finished)]
+        missing = [one for one in wanted if any(str(one) not in read(store, stage, pod) for stage in finished)]
         todo += [(finished, missing)] if missing else []
     total = sum(len(missing) for _, missing in todo)
     if not total:
@@ -92,7 +103,7 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
             names = [stage.name for stage in finished]
             loaded = [artifacts.from_tree(*store.load(name, like), store.path(name)) for name in names]
             variables = trees.stack([artifact.variables for artifact in loaded])
-            found = [read(store, stage) for stage in finished]
+            found = [read(store, stage, pod) for stage in finished]
             for corruption in missing:
                 feed = wanted[corruption]()
                 execution = context.executor(len(finished), BLOCK_SIZE)
@@ -102,15 +113,22 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
                 done += 1
                 update(done, {"corruption": str(corruption), "accuracy": _accuracies(found, corruption)})
             for stage, scores in zip(finished, found, strict=True):
-                path = store.workdir.ood(stage.name)
-                path.parent.mkdir(exist_ok=True)
-                write_json(path, scores)
+                pod.first(functools.partial(_write, store.workdir.ood(stage.name), scores))
 
 
-def read(store: Store, stage: Stage) -> dict[str, Any]:
-    """Reads what is known of a stage: metrics by corruption."""
+def _write(path: Path, scores: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, scores)
+
+
+def read(store: Store, stage: Stage, pod: Pod = ALONE) -> dict[str, Any]:
+    """Reads what is known of a stage: metrics by corruption; process 0 reads for all."""
+    return pod.first(lambda: _read(store.workdir.ood(stage.name)))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(store.workdir.ood(stage.name).read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return {name: scores for name, scores in found.items() if _is_scores(scores)} if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from ssoup_jax.config import Settings
 from ssoup_jax.experiment import names, out_of_distribution
 from ssoup_jax.experiment.plan import Plan, groups
 from ssoup_jax.experiment.specs import Stage
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
@@ -29,6 +30,7 @@ def report(
     console: Console,
     corruptions: Sequence[str] = (),
     data: dict[str, Any] | None = None,
+    pod: Pod = ALONE,
 ) -> dict[str, Any]:
     """Writes `summary.json` and `summary.png`, and prints the table.
 
@@ -41,6 +43,7 @@ def report(
         console: where the table goes.
         corruptions: names of those that the mean out of distribution is taken over.
         data: what is said of the data set: its description, the names of its classes, notes.
+        pod: the processes of the run; process 0 writes.
 
     Returns:
         The summary.
@@ -48,15 +51,16 @@ def report(
     Raises:
         RunError: `summary.json` cannot be written; all else is done by then. A plot that fails is only said.
     """
-    found = summarise(settings, plan, store, corruptions) | {"data": to_json(data)}
+    found = summarise(settings, plan, store, corruptions, pod) | {"data": to_json(data)}
     folder = store.workdir.experiment(_digest(plan))
-    json_problem = _written(write_json, found, folder / SUMMARY, store.workdir.summary)
-    plot_problem = _written(_plot, found, folder / PLOT, store.workdir.plot)
+    json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, store.workdir.summary))
+    plot_problem = pod.first(lambda: _written(_plot, found, folder / PLOT, store.workdir.plot))
     console.table(summary.table(found))
     if plot_problem:
         console.line(f"warning: {plot_problem}")
-        with contextlib.suppress(OSError):
-            store.workdir.plot.unlink()  # of an earlier start, it would be taken for this one's
+        if pod.leads:
+            with contextlib.suppress(OSError):
+                store.workdir.plot.unlink()  # of an earlier start, it would be taken for this one's
     if json_problem:
         raise errors.RunError(f"{json_problem}; every stage that is finished is stored, and the same command writes it")
     console.line(f"summary: {store.workdir.summary}" + ("" if plot_problem else f", {store.workdir.plot}"))
@@ -83,7 +87,9 @@ def _plot(path: Path, found: dict[str, Any]) -> None:
         plot.plot(found, beside)
 
 
-def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(
+    settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = (), pod: Pod = ALONE
+) -> dict[str, Any]:
     """Returns the summary of all finished stages of a plan; accuracies are fractions, numbers finite or None."""
 
     def model(stage: Stage) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def summarise(settings: Settings, plan: Plan, store: Store, corruptions: Sequenc
         hidden = ("metrics", "candidates", "selected", "stage")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
         if corruptions:
-            scores = out_of_distribution.read(store, stage)
+            scores = out_of_distribution.read(store, stage, pod)
             found["ood"] = out_of_distribution.mean(scores, corruptions)
             found["ood_by_corruption"] = {name: scores.get(name) for name in corruptions}
         return found

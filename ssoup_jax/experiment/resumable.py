@@ -108,7 +108,8 @@ def train(
     if start is None:
         execution = _choose(context, member, hyper, batch_size)
         state = executors.assemble(execution, m, lambda index: member)
-        start = _Start(loop.Snapshot(0, state), EpochLog([folder / METRICS for folder in work.folders]), 0.0, execution)
+        log = EpochLog([folder / METRICS for folder in work.folders], pod=context.pod)
+        start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
     started, execution, anything_new = time.perf_counter(), start.execution, False
@@ -179,6 +180,7 @@ def _choose(context: Context, member: TrainState, hyper: Hyper, batch_size: int)
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
+        context.pod,
     )
 
 
@@ -212,7 +214,7 @@ def _resume(
         state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
-            EpochLog([folder / METRICS for folder in work.folders], info["log"]),
+            EpochLog([folder / METRICS for folder in work.folders], info["log"], context.pod),
             float(info["seconds"]),
             execution,
         )

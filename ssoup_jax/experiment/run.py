@@ -47,8 +47,9 @@ def run(
         RunError: a stage failed; what was finished before is intact.
         Stopped: a stop was asked for.
     """
-    dataset = sources.load(settings.dataset, settings.data.options(), data_dir=settings.data_dir, on_line=console.line)
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod)
+    options = settings.data.options()
+    dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
     plan = _plan(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line, pod=pod)
@@ -72,7 +73,7 @@ def run(
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
     notes = [*dataset.notes, *imported_notes]
     about = {"description": dataset.describe(), "classes": dataset.classes, "notes": notes}
-    found = results.report(settings, plan, store, console, list(map(str, corruptions)), about)
+    found = results.report(settings, plan, store, console, list(map(str, corruptions)), about, pod)
     if failed:
         raise failed
     return found

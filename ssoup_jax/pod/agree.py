@@ -66,6 +66,22 @@ class Pod:
         self._say(key, {"value": value})
         return value
 
+    def in_turn(self, function: Callable[[], Result]) -> Result:
+        """Calls a function in process 0 and then in the others, which find what it has left on the disk.
+
+        What the function does must not be agreed on.
+
+        Returns:
+            Each process's own result, of any type.
+
+        Raises:
+            UserError: it raised one, in process 0 or here.
+        """
+        own: list[Result] = []
+        # The others get no result by a message, which is nothing for arrays.
+        self.first(lambda: own.append(function()))
+        return own[0] if own else function()
+
     def everyone(self, value: Any) -> list[Any]:
         """Returns what each process has, by its index, in every process; JSON."""
         if self.size == 1:

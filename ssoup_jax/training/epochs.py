@@ -1,12 +1,14 @@
 """Each member's training figures, one JSON line an epoch."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.storage.json_files import JsonLines, write_lines
 from ssoup_jax.training.loop import Progress
 
@@ -20,12 +22,13 @@ class EpochLog:
         paths: one file per member; `train_loss` and the task's other figures are means over the epoch's examples as
             they were trained on, `seconds` and `images_per_second` are the whole stack's.
         state: what `state` returned in an earlier process, to go on from; its lines are written again.
+        pod: the processes that train the stack; process 0 writes the files.
 
     Raises:
         ValueError, KeyError, TypeError: `state` is not such a one.
     """
 
-    def __init__(self, paths: Sequence[Path], state: dict[str, Any] | None = None):
+    def __init__(self, paths: Sequence[Path], state: dict[str, Any] | None = None, pod: Pod = ALONE):
         if state is None:
             state = {"lines": [[] for _ in paths], "pending": [[] for _ in paths], "seconds": 0.0}
         self._lines: list[list[dict[str, Any]]] = [list(lines) for lines in state["lines"]]
@@ -34,7 +37,7 @@ class EpochLog:
         self._pending: list[list[list[float]]] = [np.asarray(rows, np.float64).tolist() for rows in state["pending"]]
         self._seconds = float(state["seconds"])
         self._paths, self._behind = list(paths), set()
-        self._files = [JsonLines(path) for path in paths]
+        self._files = [JsonLines(path if pod.leads else os.devnull) for path in paths]
         for file, lines in zip(self._files, self._lines, strict=True):
             for line in lines:
                 file.write(line)

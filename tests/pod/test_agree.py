@@ -1,6 +1,7 @@
 """What processes agree on, with threads in the place of processes and a dictionary in that of JAX's store."""
 
 import threading
+import time
 
 import pytest
 
@@ -28,6 +29,39 @@ def test_an_error_of_process_0_is_everyones(kind):
 
     found, _ = together(3, act)
     assert [(type(error), str(error)) for error in found] == [(kind, "workdir: is full")] * 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_process_0_is_through_before_the_others_begin_and_each_has_its_own_result(size):
+    began = []
+
+    def act(pod):
+        def function():
+            began.append(pod.index)
+            time.sleep(0.05 if pod.leads else 0)  # one that did not wait would be ahead
+            return {pod.index}, len(began)
+
+        return pod.in_turn(function)
+
+    found, _ = together(size, act)
+    assert [own for own, _ in found] == [{index} for index in range(size)]
+    assert (began[0], found[0][1]) == (0, 1)
+    assert sorted(began) == list(range(size))
+
+
+def test_the_others_do_not_begin_what_process_0_cannot_do():
+    began = []
+
+    def act(pod):
+        def function():
+            began.append(pod.index)
+            raise SettingsError("not to be had")
+
+        pod.in_turn(function)
+
+    found, _ = together(3, act)
+    assert [str(error) for error in found] == ["not to be had"] * 3
+    assert began == [0]
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -27,7 +27,7 @@ class Client:
 
     def blocking_key_value_get(self, key, timeout_ms):
         with self._changed:
-            assert self._changed.wait_for(lambda: key in self.values, min(timeout_ms / 1000, 10))
+            assert self._changed.wait_for(lambda: key in self.values, min(timeout_ms / 1000, 60))
             return self.values[key]
 
 

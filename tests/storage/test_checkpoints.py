@@ -434,14 +434,14 @@ def test_who_fails_alone_waits_for_nobody(tmp_path):
             if pod.index == 1:
                 raise ZeroDivisionError
             checkpoints.save(1, {pod.index: state()}, 2, {})
-            checkpoints._pending = None  # in earnest the process ends with the other
             raise KeyError
 
     started = time.monotonic()
-    found, _ = together(2, act)
+    found, client = together(2, act)
     assert [type(error) for error in found] == [KeyError, ZeroDivisionError]
-    # The thread that waits for the other process is left behind, for the end of the process.
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # of the minute that the store here waits
+    # Ends the thread that still waits for the other process; in earnest it ends with its own.
+    client.key_value_set("ssoup/told/group/1/1", json.dumps({"error": "gone"}))
 
 
 def with_a_mask(value=1.0):

@@ -13,6 +13,7 @@ from ssoup_jax.storage.json_files import JsonLines, to_json
 from ssoup_jax.training import epochs
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.loop import Progress
+from tests.pod.threads import together
 
 
 def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=False, seconds=0.5, rates=None, taken=None):
@@ -66,6 +67,20 @@ def test_means_are_over_images_not_steps(tmp_path):
     ]
     assert records == [[line] for line in expected]
     assert finals == expected
+
+
+def test_process_0_writes_for_all_and_all_know_the_lines(tmp_path):
+    def act(pod):
+        paths = [tmp_path / ("runs" if pod.leads else "never") / f"{i}.jsonl" for i in range(2)]
+        with EpochLog(paths, pod=pod) as log:
+            log.add(chunk(1, 0, [0, 1], [[1.0], [2.0]], done=True))
+            state = log.state()
+        with EpochLog(paths, state, pod) as log:
+            return log.final(1)["train_loss"]
+
+    assert together(3, act)[0] == [2.0] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [len(path.read_text().splitlines()) for path in (tmp_path / "runs").iterdir()] == [2, 2]
 
 
 def test_a_diverged_member_is_logged_up_to_that_step_wherever_the_chunk_ends(tmp_path):

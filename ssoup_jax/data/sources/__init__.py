@@ -14,6 +14,7 @@ from ssoup_jax.data.sources.names import ALIASES, SOURCES
 from ssoup_jax.data.splits import permutation
 from ssoup_jax.data.views import View
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.pod import ALONE, Pod
 
 __all__ = ["ALIASES", "SOURCES", "Dataset", "Options", "Split", "check_name", "load"]
 
@@ -62,6 +63,7 @@ def load(
     data_dir: str | None = None,
     split_seed: int = 42,
     on_line: Callable[[str], None] | None = None,
+    pod: Pod = ALONE,
 ) -> Dataset:
     """Loads a data set, into host memory if its images have one size; the same name always gives the same splits.
 
@@ -71,6 +73,7 @@ def load(
         data_dir: where TFDS keeps its data sets; None: TFDS's own default.
         split_seed: decides the splits that the source itself does not.
         on_line: told what takes long, a line at a time; None: nobody is.
+        pod: the processes that all load it; what is left on the disk for the next time is process 0's to write.
 
     Returns:
         The data set. Where the source has no validation images, a tenth of its training images are.
@@ -96,7 +99,9 @@ def load(
         as_published = options.split == "reference"
         if as_published:
             published.check(rest)
-        contents = tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        contents = pod.in_turn(
+            lambda: tfds.read(rest, data_dir, download=options.download, verify=options.verify, on_line=on_line)
+        )
         if as_published:
             training = contents.training[published.order(len(contents.training))]
             contents = dataclasses.replace(contents, training=training)

@@ -22,6 +22,7 @@ from ssoup_jax.data.splits import torch_randperm
 from ssoup_jax.errors import RunError, SettingsError
 from tests.data import archives
 from tests.data.archives import rows
+from tests.pod.threads import together
 
 # Name, how its archive is written, shape, classes; 23 images do not fill the five files of CIFAR-10 evenly.
 PUBLISHED = {
@@ -181,6 +182,24 @@ def test_blocks_do_not_show(published, monkeypatch):
     for copy in published[0].rglob("cifar100/*/ssoup_jax-*.arrays"):
         copy.unlink()
     assert sources.load("cifar100", data_dir=str(published[0])).fingerprint == whole.fingerprint
+
+
+def test_what_process_0_has_read_the_others_find(published):
+    for copy in published[0].rglob("cifar100/*/ssoup_jax-*.arrays"):
+        copy.unlink()
+
+    def act(pod):
+        lines = []
+        data = sources.load("cifar100", data_dir=str(published[0]), on_line=lines.append, pod=pod)
+        return data.fingerprint, lines
+
+    (first, said), (second, silence) = together(2, act)[0]
+    assert first == second
+    assert [line.partition(" records")[0] for line in said] == [
+        "tfds:cifar100: reading the 23",
+        "tfds:cifar100: reading the 7",
+    ]
+    assert silence == []
 
 
 def test_the_default_directory_is_that_of_tfds(published, monkeypatch):
