@@ -57,7 +57,7 @@ def prepare(
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
-        mesh=_mesh(settings, pod),
+        mesh=_mesh(settings),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
         pod=pod,
@@ -68,14 +68,14 @@ def prepare(
     return context
 
 
-def _mesh(settings: Settings, pod: Pod) -> names.Shape | None:
+def _mesh(settings: Settings) -> names.Shape | None:
     """Checks the mesh that is asked for, by itself or in an executor's name, now that the devices are known."""
     mesh = None if settings.mesh is None else names.parse_mesh(settings.mesh)
     named = None if names.stands_for_another(settings.execution) else names.parse(settings.execution)
-    if pod.size > 1 and (settings.execution == "measured" or (named is not None and named.mesh is None)):
+    if jax.process_count() > 1 and (settings.execution == "measured" or (named is not None and named.mesh is None)):
         raise SettingsError(
-            f"execution: found {settings.execution!r}, which is for one process; {pod.size} of them allow auto, shard, "
-            "shard:NAME and MxD:NAME"
+            f"execution: found {settings.execution!r}, which is for one process; allowed for "
+            f"{jax.process_count()} of them: auto, shard, shard:NAME, MxD:NAME"
         )
     if named is not None and mesh not in (None, named.mesh):
         raise SettingsError(

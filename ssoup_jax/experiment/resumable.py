@@ -202,7 +202,7 @@ def _resume(
     """Returns where the newest whole checkpoint was; None without one."""
     m, form = len(hyper.n_steps), _stored(member)
     older = {name: part for name, part in form.items() if name != "mask"}
-    spread = context.pod.size > 1
+    spread = jax.process_count() > 1
     # A process reads its own members, and whose they are the executor says.
     wanted = executors.needed(context.executor(m, batch_size), m) if spread else range(m)
     found = checkpoints.latest(form, m, wanted, older)
