@@ -101,10 +101,9 @@ class Pod:
         finally:
             self.progress.patient -= 1
 
-    @property
-    def name(self) -> str:
-        """What this process is called, such as `'process 3 (node4)'`."""
-        return name(self.index, self.lifeline.hosts[self.index])
+    def named(self, index: int) -> str:
+        """Spells a process: `'process 3 (node4)'`."""
+        return name(index, self.lifeline.hosts[index]) if self.lifeline else f"process {index}"
 
     def ask(self, what: str) -> None:
         """Lets process 0 know what this process, in any of its threads, was asked for."""
@@ -125,9 +124,9 @@ class Pod:
         if self.lifeline is None:
             leave(code, line)
         if line.startswith("error: "):
-            told = line.replace("error: ", f"error: {self.name}: ", 1)
+            told = line.replace("error: ", f"error: {self.named(self.index)}: ", 1)
         else:
-            told = f"{self.name}: {line or 'has left'}"
+            told = f"{self.named(self.index)}: {line or 'has left'}"
         self.lifeline.leave(code, line if self.leads or not line else told, told)
 
     def fail(self, error: Exception) -> NoReturn:

@@ -1,5 +1,6 @@
 """The start and the end of a pod: its processes meet, and JAX connects their devices."""
 
+import dataclasses
 import os
 import platform
 import time
@@ -50,13 +51,19 @@ def start(
     progress = Progress()
     lifeline = Lifeline(place.index, met.hosts, met.sockets, heartbeat, stall, progress)
     lifeline.start()
-    if place.index:
-        _wait_for_jax(place.host, met.port)
-    host = f"[{place.host}]" if ":" in place.host else place.host
+    pod = Pod(place.index, place.size, None, lifeline, progress)
     # A proxy that leads out of a cluster does not lead inside; gRPC, which reads these letters, would wait for it.
     os.environ["no_grpc_proxy"] = place.host  # noqa: SIM112
     jax.config.update("jax_check_proxy_envs", False)
     jax.config.update("jax_enable_preemption_service", False)  # or it takes SIGTERM for itself
+    try:
+        if place.index:
+            # Whoever comes too early would try again after a second only.
+            connect(place.host, met.port, time.monotonic() + _JAX_SECONDS).close()
+    except OSError as error:
+        why = f"{one_line(error)} for {_JAX_SECONDS} s; all ports have to be open between the hosts of a pod"
+        pod.leave(RunError.exit_code, f"error: process 0 is not reached at {place.host}:{met.port}: {why}")
+    host = f"[{place.host}]" if ":" in place.host else place.host
     jax.distributed.initialize(
         f"{host}:{met.port}",
         place.size,
@@ -68,7 +75,7 @@ def start(
         heartbeat_timeout_seconds=int(3 * heartbeat) + 10,
         shutdown_timeout_seconds=int(heartbeat) + 1,
     )
-    return Pod(place.index, place.size, distributed.global_state.client, lifeline, progress)
+    return dataclasses.replace(pod, client=distributed.global_state.client)
 
 
 def finish(pod: Pod) -> None:
@@ -80,17 +87,6 @@ def finish(pod: Pod) -> None:
     pod.wait()
     pod.part()
     jax.distributed.shutdown()
-
-
-def _wait_for_jax(host: str, port: int) -> None:
-    """Waits until process 0's JAX listens: whoever comes too early would try again after a second only."""
-    try:
-        connect(host, port, time.monotonic() + _JAX_SECONDS).close()
-    except OSError as error:
-        why = f"{one_line(error)} for {_JAX_SECONDS} s"
-        raise RunError(
-            f"port {port} of process 0 at {host}: {why}; all ports have to be open between the hosts of a pod"
-        ) from None
 
 
 def _versions() -> dict[str, str]:
