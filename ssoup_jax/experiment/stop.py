@@ -1,5 +1,7 @@
 """Stopping when asked to: a signal ends a run at once, and where something is being saved, right after that.
 
+In a pod a signal to any of its processes is one to all: they stop after the same step, or all end at once.
+
 Exit codes are 128 and the signal's number, as a shell gives to what a signal ends: 143 after SIGTERM, 130 after SIGINT.
 """
 
@@ -7,18 +9,19 @@ import contextlib
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NoReturn, Self
 
+from ssoup_jax.pod import ALONE, Pod
+from ssoup_jax.pod.leave import leave
+
 ALWAYS = ("SIGTERM", "SIGINT", "SIGHUP")
 """The signals that ask every run to stop."""
 
 _ECHO_SECONDS = 0.1
-_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Stopped(BaseException):
@@ -49,12 +52,13 @@ class Stop:
     Only in the main thread, and only signals that are not ignored; elsewhere it does nothing.
 
     Attributes:
-        requested: the signal that came; None: go on.
+        requested: the signal that came, to this process or as agreed; None: go on.
     """
 
     def __init__(self):
         self.requested: signal.Signals | None = None
-        self._since = 0.0
+        self._pod = ALONE
+        self._since: float | None = None  # when this process got its first signal
         self._saving = 0
         # Held while a signal is acted upon, and where the main thread changes what is done then: there it waits for an
         # end that has begun.
@@ -75,7 +79,7 @@ class Stop:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Stopped):
-            leave(error.number, error)
+            self._leave_together(error.number)
         if self._receiver is None:
             return
         with self._deciding:
@@ -97,9 +101,16 @@ class Stop:
                 self._previous.setdefault(number, signal.getsignal(number))
                 signal.signal(number, _received_elsewhere)
 
+    def share(self, pod: Pod) -> None:
+        """Makes a stop of this process one of its pod."""
+        self._pod = pod
+
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Lets the code inside decide when to stop; after its end, a signal that it did not see ends the process."""
+        """Lets the code inside decide when to stop; after its end, a signal that it did not see ends the process.
+
+        All processes of a pod go in and out alike.
+        """
         with self._deciding:
             self._saving += 1
         try:
@@ -107,12 +118,18 @@ class Stop:
         finally:
             with self._deciding:
                 self._saving -= 1
-        if not self._saving and self.requested is not None:
-            leave(self.requested, Stopped(self.requested))
+        if not self._saving:
+            if self.asked():
+                self._leave_together(self.requested)
+            if self.requested is not None:  # since process 0 was asked
+                self._leave(self.requested)
 
     def asked(self) -> bool:
-        """Tells whether a signal has asked for a stop."""
-        return self.requested is not None
+        """Tells whether a signal has asked for a stop; the same in all processes of a pod, which all ask."""
+        name = self._pod.first(lambda: self.requested.name if self.requested else self._pod.asked())
+        if name is not None:
+            self.requested = signal.Signals[name]
+        return name is not None
 
     def now(self) -> NoReturn:
         """Ends a run that was asked to stop, once what is worth it is saved.
@@ -130,42 +147,24 @@ class Stop:
         os.close(pipe)
 
     def _act(self, number: signal.Signals) -> None:
-        if self.requested is None:
-            self.requested, self._since = number, time.monotonic()
+        if self._since is None:
+            self.requested, self._since = self.requested or number, time.monotonic()
             _let_go_of_lost_terminals()
-            if not self._saving:
-                leave(number, Stopped(number))
+            if self._saving:
+                self._pod.ask(number.name)
+            else:
+                self._leave(number)
         # A terminal that closes and what passes signals on to its children send one twice, and a limit of CPU time
         # sends its signal every second: neither is impatience.
         elif number != signal.SIGXCPU and time.monotonic() - self._since > _ECHO_SECONDS:
-            leave(number)
+            self._pod.leave(128 + number)
 
+    def _leave(self, number: signal.Signals) -> NoReturn:
+        self._pod.leave(128 + number, str(Stopped(number)))
 
-def leave(number: signal.Signals, why: object = "") -> NoReturn:
-    """Ends the process without any clean-up but a usable terminal.
-
-    Python's own clean-up is no place to be in while XLA still computes in its threads: it can crash there.
-
-    Args:
-        number: the signal that asked for it.
-        why: one line for standard error; empty: none.
-    """
-    # In a thread and not for long: the main thread may hold a stream's lock, and a terminal may be held.
-    last = threading.Thread(target=_say, args=(str(why),), daemon=True)
-    last.start()
-    last.join(1.0)
-    os._exit(128 + number)
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        if os.isatty(1):
-            os.write(1, _SHOW_CURSOR)  # a live progress bar hides it
-        if line:
-            os.write(2, f"{line}\n".encode())
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    def _leave_together(self, number: signal.Signals) -> NoReturn:
+        self._pod.part()  # or the first to go would be missed
+        leave(128 + number, str(Stopped(number)) if self._pod.leads else "")
 
 
 def _let_go_of_lost_terminals() -> None:

@@ -1,20 +1,26 @@
-"""What the processes of a pod agree on: all run the same Python on the same values, and process 0 alone decides.
+"""A pod: all its processes run the same Python on the same values, process 0 alone decides, and all end together.
 
 Process 0 looks at files and clocks, and says; the others listen. Messages go through the key-value store that JAX's
 coordination service keeps, about a millisecond each, so nothing large is sent and nothing once a step.
 """
 
-import itertools
+import contextlib
 import json
-from collections.abc import Callable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from ssoup_jax.errors import RunError, SettingsError, UserError
+from ssoup_jax.errors import RunError, SettingsError, UserError, one_line
+from ssoup_jax.pod.leave import leave
+from ssoup_jax.pod.lifeline import Lifeline, Progress
+from ssoup_jax.pod.meet import name
 
 Result = TypeVar("Result")
 
-_KEPT = 1000  # messages; who is slower than that has long been missed
+_TOGETHER = 500  # calls after which all wait for each other, so that what was said before has been heard
+_ECHO_SECONDS = (0.5, 2.0)  # in process 0, in the others
 _FOREVER_MS = 7 * 24 * 3600 * 1000
 _ERRORS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 
@@ -29,12 +35,16 @@ class Pod:
         index: this process, from 0.
         size: how many there are.
         client: JAX's key-value store; None: one process alone.
+        lifeline: notices who is gone, and ends all with one; None: one process alone.
+        progress: how far this process is, by which one that does not go on is noticed.
     """
 
     index: int = 0
     size: int = 1
     client: Any = None
-    _messages: itertools.count = field(default_factory=itertools.count, compare=False)
+    lifeline: Lifeline | None = None
+    progress: Progress = field(default_factory=Progress, compare=False)
+    _said: deque[str] = field(default_factory=deque, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -55,7 +65,7 @@ class Pod:
         """
         if self.size == 1:
             return function()
-        key = f"ssoup/said/{next(self._messages)}"
+        key = f"ssoup/said/{self._next()}"
         if not self.leads:
             return _heard(json.loads(self.client.blocking_key_value_get(key, _FOREVER_MS)))
         try:
@@ -86,16 +96,74 @@ class Pod:
         """Returns what each process has, by its index, in every process; JSON."""
         if self.size == 1:
             return [value]
-        folder = f"ssoup/each/{next(self._messages)}"
+        folder = f"ssoup/each/{self._next()}"
         self._say(f"{folder}/{self.index}", value)
-        return [
-            json.loads(self.client.blocking_key_value_get(f"{folder}/{index}", _FOREVER_MS))
-            for index in range(self.size)
-        ]
+        # One question instead of one for each process, once all have said it.
+        self.client.wait_at_barrier(folder, _FOREVER_MS)
+        said = {int(key.rpartition("/")[2]): json.loads(text) for key, text in self.client.key_value_dir_get(folder)}
+        return [said[index] for index in range(self.size)]
 
     def wait(self) -> None:
         """Waits until every process has come here."""
-        self.everyone(None)
+        if self.size > 1:
+            self.client.wait_at_barrier(f"ssoup/wait/{self._next()}", _FOREVER_MS)
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Lets what is inside take any time, such as a download by process 0; entered and left by all."""
+        self.progress.patient += 1
+        try:
+            yield
+        finally:
+            self.progress.patient -= 1
+
+    def named(self, index: int) -> str:
+        """Spells a process: `'process 3 (node4)'`."""
+        return name(index, self.lifeline.hosts[index]) if self.lifeline else f"process {index}"
+
+    def ask(self, what: str) -> None:
+        """Lets process 0 know what this process, in any of its threads, was asked for."""
+        if self.lifeline:
+            self.lifeline.ask(what)
+
+    def asked(self) -> str | None:
+        """Returns, in process 0, what some process was asked for."""
+        return self.lifeline.asked if self.lifeline else None
+
+    def leave(self, code: int, line: str = "") -> NoReturn:
+        """Ends this process at once, in any of its threads, and with it the others.
+
+        Args:
+            code: everyone's exit code.
+            line: for standard error; the others print it, too, and whose it is.
+        """
+        if self.lifeline is None:
+            leave(code, line)
+        if line.startswith("error: "):
+            told = line.replace("error: ", f"error: {self.named(self.index)}: ", 1)
+        else:
+            told = f"{self.named(self.index)}: {line or 'has left'}"
+        self.lifeline.leave(code, line if self.leads or not line else told, told)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Ends this process by an error that came up in it, and with it the others."""
+        # It may be the echo of another's end, in a library that has lost it or by `first`: whose word is on its way.
+        self.lifeline.echo(_ECHO_SECONDS[not self.leads])
+        if isinstance(error, UserError):
+            self.leave(error.exit_code, f"error: {error}")
+        traceback.print_exception(error)
+        self.leave(RunError.exit_code, f"error: {type(error).__name__}: {one_line(error)}")
+
+    def part(self) -> None:
+        """Ends a pod whose processes have all done what there is to do, or have agreed to stop."""
+        if self.lifeline:
+            self.lifeline.part(self.lifeline.heartbeat)
+
+    def _next(self) -> int:
+        self.progress.count += 1
+        if not self.progress.count % _TOGETHER:
+            self.client.wait_at_barrier(f"ssoup/together/{self.progress.count}", _FOREVER_MS)
+        return self.progress.count
 
     def report(self, name: str, value: Any) -> list[Any] | None:
         """Tells process 0 a value, JSON, beside all that is agreed on meanwhile.
@@ -121,10 +189,9 @@ class Pod:
 
     def _say(self, key: str, value: Any) -> None:
         self.client.key_value_set(key, json.dumps(value))
-        parts = key.split("/")
-        old = int(parts[2]) - _KEPT
-        if old >= 0:
-            self.client.key_value_delete("/".join([*parts[:2], str(old), *parts[3:]]))
+        self._said.append(key)
+        if len(self._said) > 2 * _TOGETHER:
+            self.client.key_value_delete(self._said.popleft())
 
 
 def _heard(said: dict[str, Any]) -> Any:

@@ -1,0 +1,228 @@
+"""The processes of a pod meet at process 0, before JAX starts: whatever does not fit is one line in all of them.
+
+JAX's own service ends the process from inside, after a trace of C++, where a process is missing, comes twice or finds
+the port taken. So the processes meet here first, and the connections stay, as their lifelines.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssoup_jax.errors import RunError, SettingsError, UserError, one_line
+from ssoup_jax.pod.place import Place
+
+PATIENCE = 300.0
+"""Seconds that processes wait for each other; JAX's own figure."""
+
+_TELL = 15.0
+_GREETING_SECONDS = 5.0
+_LONGEST = 1 << 20
+_KINDS = {kind.__name__: kind for kind in (SettingsError, RunError)}
+
+
+@dataclass(frozen=True)
+class Met:
+    """Processes that have met.
+
+    Attributes:
+        hosts: the name of each one's host.
+        port: a free port of process 0's host, for JAX's own service.
+        sockets: the connections of this process, by the other's index: process 0 has one to each, each one to it.
+    """
+
+    hosts: tuple[str, ...]
+    port: int
+    sockets: dict[int, socket.socket]
+
+
+def name(index: int, host: str) -> str:
+    """Spells a process: `'process 3 (node4)'`."""
+    return f"process {index} ({host})"
+
+
+def meet(place: Place, versions: Mapping[str, str], on_wait: Callable[[str], None], seconds: float = PATIENCE) -> Met:
+    """Waits until all processes of a pod are there.
+
+    Args:
+        place: this process's.
+        versions: of what has to be the same everywhere, by name.
+        on_wait: told in one line who is waited for, after some time, in process 0.
+        seconds: how long processes wait for each other.
+
+    Returns:
+        The same in all processes, but for the sockets.
+
+    Raises:
+        SettingsError: the processes do not fit together; all get the same line.
+        RunError: some did not come.
+    """
+    greeting = {"index": place.index, "size": place.size, "host": socket.gethostname(), "versions": dict(versions)}
+    until = time.monotonic() + seconds
+    return _join(place, greeting, until, seconds) if place.index else _gather(place, greeting, on_wait, until, seconds)
+
+
+def connect(host: str, port: int, until: float) -> socket.socket:
+    """Connects to a port that somebody is about to listen at.
+
+    Args:
+        host: whose.
+        port: which.
+        until: when to give up, in `time.monotonic`'s seconds.
+
+    Raises:
+        OSError: the last reason.
+    """
+    while True:
+        try:
+            return socket.create_connection((host, port), _GREETING_SECONDS)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def _gather(place: Place, own: dict[str, Any], on_wait: Callable[[str], None], until: float, seconds: float) -> Met:
+    """Waits, as process 0, for the others."""
+    came: dict[int, tuple[socket.socket, str]] = {}
+    last: socket.socket | None = None
+    try:
+        with _listen(place.port) as server:
+            tell = min(until, time.monotonic() + _TELL)
+            while missing := [index for index in range(1, place.size) if index not in came]:
+                server.settimeout(max(0.01, min(until, tell) - time.monotonic()))
+                try:
+                    last, _ = server.accept()
+                except TimeoutError:
+                    if tell >= until:
+                        raise RunError(_missing(missing, place, seconds)) from None
+                    on_wait(f"waiting for {_listed(missing)} of {place.size} at {place.host}:{place.port}")
+                    tell = until
+                    continue
+                greeting = _greeting(last)
+                if greeting is None:  # nobody of a pod: a scanner, a probe
+                    last.close()
+                    continue
+                index = greeting["index"]
+                if index in came and _closed(came[index][0]):
+                    came.pop(index)[0].close()
+                hosts = {0: own["host"]} | {known: host for known, (_, host) in came.items()}
+                if problem := _misfit(own, greeting, hosts):
+                    raise SettingsError(problem)
+                came[index] = last, greeting["host"]
+        hosts = (own["host"], *(came[index][1] for index in range(1, place.size)))
+        met = Met(hosts, _free_port(), {index: connection for index, (connection, _) in came.items()})
+        for connection in met.sockets.values():
+            _send(connection, {"hosts": met.hosts, "port": met.port})
+        return met
+    except UserError as error:
+        for connection in {last, *(connection for connection, _ in came.values())} - {None}:
+            with contextlib.suppress(OSError):
+                _send(connection, {"error": type(error).__name__, "line": str(error)})
+        raise
+
+
+def _join(place: Place, greeting: dict[str, Any], until: float, seconds: float) -> Met:
+    where = f"{place.host}:{place.port}"
+    try:
+        connection = connect(place.host, place.port, until)
+    except OSError as error:
+        why = f"{one_line(error)} for {seconds:g} s"
+        raise RunError(f"--coordinator: process 0 is not found at {where}: {why}; it has to run there") from None
+    try:
+        _send(connection, greeting)
+        # Longer than process 0 itself, which names who is missing.
+        answer = _receive(connection, until + 2 * _GREETING_SECONDS - time.monotonic())
+    except OSError:
+        answer = None
+    if answer is None:
+        raise RunError(f"process 0 at {where} is gone before all had come; start all again")
+    if "error" in answer:
+        raise _KINDS.get(answer["error"], RunError)(answer["line"])
+    return Met(tuple(answer["hosts"]), answer["port"], {0: connection})
+
+
+def _listen(port: int) -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+    except OSError as error:
+        raise SettingsError(
+            f"--coordinator: port {port} of {socket.gethostname()} cannot be used: {os.strerror(error.errno)}; "
+            "another pod may be there, or name another port"
+        ) from None
+
+
+def _greeting(connection: socket.socket) -> dict[str, Any] | None:
+    try:
+        match _receive(connection, _GREETING_SECONDS):
+            case {"index": int(), "size": int(), "host": str(), "versions": dict()} as greeting:
+                return greeting
+    except OSError:
+        pass
+    return None
+
+
+def _misfit(own: dict[str, Any], other: dict[str, Any], hosts: Mapping[int, str]) -> str | None:
+    index, here, there = other["index"], name(0, own["host"]), name(other["index"], other["host"])
+    if own["size"] != other["size"]:
+        return f"--num_processes: {there} was told {other['size']}, and {here} {own['size']}"
+    if index in hosts:
+        return f"--process_id: {index} is that of two processes, on {hosts[index]} and on {other['host']}"
+    for what in sorted(own["versions"] | other["versions"]):
+        mine, its = own["versions"].get(what), other["versions"].get(what)
+        if mine != its:
+            return f"{there} has {what} {its or 'not'}, and {here} {mine or 'not'}; install the same"
+    return None
+
+
+def _missing(missing: list[int], place: Place, seconds: float) -> str:
+    return (
+        f"{_listed(missing)} of {place.size} did not come to {place.host}:{place.port} within {seconds:g} s; "
+        "start all again, each with the same --num_processes and --coordinator"
+    )
+
+
+def _listed(indices: list[int], most: int = 8) -> str:
+    shown = ", ".join(map(str, indices[:most]))
+    return f"{'process' if len(indices) == 1 else 'processes'} {shown}{', ...' if len(indices) > most else ''}"
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.settimeout(_GREETING_SECONDS)
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
+    """Returns a message of one line; None: the connection ended, or says something else."""
+    until, said = time.monotonic() + seconds, b""
+    while not said.endswith(b"\n") and len(said) < _LONGEST:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        # Byte by byte: what comes after the line is the lifeline's.
+        more = connection.recv(1)
+        if not more:
+            return None
+        said += more
+    try:
+        message = json.loads(said)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
