@@ -5,6 +5,7 @@ stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpo
 stops at once.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,10 +23,22 @@ from configs import base
 from ssoup_jax import devices, streams
 from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.pod import ALONE, Pod
+from ssoup_jax.pod.clusters import Found
+from ssoup_jax.pod.place import find, unasked
+from ssoup_jax.pod.start import finish, start
 
 _HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "none", "Several processes that are one run: none, auto (by the flags below), slurm, ompi, k8s, tpu."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where a cluster does not say.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, where a cluster does not say.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where a cluster does not say.")
+_HEARTBEAT = flags.DEFINE_float("heartbeat", 10.0, "Seconds without a word after which a process is gone.", 1.0)
+_STALL = flags.DEFINE_float("stall_minutes", 60.0, "Minutes after which a process that does not go on is stuck.", 0.1)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -94,22 +107,39 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     # Before these imports, which take seconds.
-    with Stop() as stop:
+    with contextlib.ExitStack() as files, Stop() as stop:
+        pod = ALONE
         try:
             notes = devices.configure()
             from ssoup_jax.config import make_settings
             from ssoup_jax.experiment.run import run
             from ssoup_jax.report.console import Console
 
+            pod = _pod()
+            stop.share(pod)
             devices.start()
-            console = Console()
+            console = Console(None if pod.leads else files.enter_context(Path(os.devnull).open("w")))
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            run(settings, Path(os.path.expanduser(_WORKDIR.value)), console, stop)
-        except UserError as error:
+            run(settings, Path(os.path.expanduser(_WORKDIR.value)), console, stop, pod)
+            finish(pod)
+        except Exception as error:
+            if pod.size > 1:
+                pod.fail(error)
+            if not isinstance(error, UserError):
+                raise
             leave(error)
+
+
+def _pod() -> Pod:
+    """Meets the other processes of this run, if it is asked to."""
+    given = Found(_PROCESS_ID.value, _NUM_PROCESSES.value, _COORDINATOR.value)
+    place = find(_DISTRIBUTED.value, given, os.environ)
+    if _DISTRIBUTED.value == "none" and (note := unasked(os.environ)):
+        print(note, file=sys.stderr)
+    return start(place, _HEARTBEAT.value, 60 * _STALL.value, lambda line: print(line, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ssoup_jax.experiment.resumable import Work
 from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Stage
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.pod import ALONE, Pod
+from ssoup_jax.pod.same import check_same, check_shared
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.layout import Workdir
@@ -47,8 +48,11 @@ def run(
         RunError: a stage failed; what was finished before is intact.
         Stopped: a stop was asked for.
     """
+    check_same(pod, settings.record())
+    check_shared(pod, workdir)
     options = settings.data.options()
     dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
+    check_same(pod, {"data": dataset.fingerprint})
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
     plan = _plan(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)

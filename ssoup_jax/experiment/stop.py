@@ -109,20 +109,23 @@ class Stop:
     def saving(self) -> Iterator[None]:
         """Lets the code inside decide when to stop; after its end, a signal that it did not see ends the process.
 
-        All processes of a pod go in and out alike.
+        All processes of a pod go in and out alike, and wait for each other before they go out.
         """
         with self._deciding:
             self._saving += 1
+        unseen = False
         try:
             yield
+            if self._saving == 1:
+                self._pod.wait()
+                unseen = self.asked()
         finally:
             with self._deciding:
                 self._saving -= 1
-        if not self._saving:
-            if self.asked():
-                self._leave_together(self.requested)
-            if self.requested is not None:  # since process 0 was asked
-                self._leave(self.requested)
+        if unseen:
+            self._leave_together(self.requested)
+        if not self._saving and self.requested is not None:  # since process 0 was asked
+            self._leave(self.requested)
 
     def asked(self) -> bool:
         """Tells whether a signal has asked for a stop; the same in all processes of a pod, which all ask."""

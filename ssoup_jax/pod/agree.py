@@ -20,7 +20,7 @@ from ssoup_jax.pod.meet import name
 Result = TypeVar("Result")
 
 _TOGETHER = 500  # calls after which all wait for each other, so that what was said before has been heard
-_ECHO_SECONDS = (0.5, 2.0)  # in process 0, in the others
+_ECHO_SECONDS = 2.0
 _FOREVER_MS = 7 * 24 * 3600 * 1000
 _ERRORS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 
@@ -103,6 +103,28 @@ class Pod:
         said = {int(key.rpartition("/")[2]): json.loads(text) for key, text in self.client.key_value_dir_get(folder)}
         return [said[index] for index in range(self.size)]
 
+    def report(self, name: str, value: Any) -> list[Any] | None:
+        """Tells process 0 a value, JSON, beside all that is agreed on meanwhile.
+
+        Args:
+            name: the report's, the same in all processes; free again once process 0 has read it.
+            value: what this process says.
+
+        Returns:
+            What each process says, by its index, in process 0; None, and at once, in the others.
+        """
+        if self.size == 1:
+            return [value]
+        folder = f"ssoup/told/{name}"
+        if not self.leads:
+            self.client.key_value_set(f"{folder}/{self.index}", json.dumps(value))
+            return None
+        found = [value]
+        for index in range(1, self.size):
+            found.append(json.loads(self.client.blocking_key_value_get(f"{folder}/{index}", _FOREVER_MS)))
+            self.client.key_value_delete(f"{folder}/{index}")
+        return found
+
     def wait(self) -> None:
         """Waits until every process has come here."""
         if self.size > 1:
@@ -147,45 +169,23 @@ class Pod:
 
     def fail(self, error: Exception) -> NoReturn:
         """Ends this process by an error that came up in it, and with it the others."""
-        # It may be the echo of another's end, in a library that has lost it or by `first`: whose word is on its way.
-        self.lifeline.echo(_ECHO_SECONDS[not self.leads])
+        if _may_be_echo(error):
+            self.lifeline.echo(_ECHO_SECONDS)
         if isinstance(error, UserError):
             self.leave(error.exit_code, f"error: {error}")
         traceback.print_exception(error)
         self.leave(RunError.exit_code, f"error: {type(error).__name__}: {one_line(error)}")
 
     def part(self) -> None:
-        """Ends a pod whose processes have all done what there is to do, or have agreed to stop."""
+        """Ends what a process has in common with others, when all have done their work or have agreed to stop."""
         if self.lifeline:
-            self.lifeline.part(self.lifeline.heartbeat)
+            self.lifeline.part()
 
     def _next(self) -> int:
         self.progress.count += 1
         if not self.progress.count % _TOGETHER:
             self.client.wait_at_barrier(f"ssoup/together/{self.progress.count}", _FOREVER_MS)
         return self.progress.count
-
-    def report(self, name: str, value: Any) -> list[Any] | None:
-        """Tells process 0 a value, JSON, beside all that is agreed on meanwhile.
-
-        Args:
-            name: the report's, the same in all processes; free again once process 0 has read it.
-            value: what this process says.
-
-        Returns:
-            What each process says, by its index, in process 0; None, and at once, in the others.
-        """
-        if self.size == 1:
-            return [value]
-        folder = f"ssoup/told/{name}"
-        if not self.leads:
-            self.client.key_value_set(f"{folder}/{self.index}", json.dumps(value))
-            return None
-        found = [value]
-        for index in range(1, self.size):
-            found.append(json.loads(self.client.blocking_key_value_get(f"{folder}/{index}", _FOREVER_MS)))
-            self.client.key_value_delete(f"{folder}/{index}")
-        return found
 
     def _say(self, key: str, value: Any) -> None:
         self.client.key_value_set(key, json.dumps(value))
@@ -194,10 +194,28 @@ class Pod:
             self.client.key_value_delete(self._said.popleft())
 
 
+class _Elsewhere(Exception):
+    """The cause of an error that process 0 has told."""
+
+
 def _heard(said: dict[str, Any]) -> Any:
     if "error" in said:
-        raise _ERRORS.get(said["error"], RunError)(said["line"])
+        raise _ERRORS.get(said["error"], RunError)(said["line"]) from _Elsewhere()
     return said["value"]
+
+
+def _may_be_echo(error: BaseException) -> bool:
+    """Tells whether an error may be due to the end of another process, whose word is on its way.
+
+    A collective says in many ways that a process is missing, and not always as JAX's own kind of error.
+    """
+    chain = [error]
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    return any(
+        isinstance(one, _Elsewhere) or type(one).__name__ == "JaxRuntimeError" or "gloo" in str(one).lower()
+        for one in chain
+    )
 
 
 ALONE = Pod()

@@ -45,7 +45,8 @@ class _Other:
 
     connection: socket.socket
     heard: float
-    parted: bool = False
+    parted: bool = False  # it has said good-bye
+    lost: bool = False  # nothing more will be heard of it
     unread: bytes = b""
 
 
@@ -118,20 +119,19 @@ class Lifeline:
         if self._leaving:
             threading.Event().wait()
 
-    def part(self, seconds: float) -> None:
-        """Says good-bye, when all have done what there is to do; from here on nobody is missed.
+    def part(self) -> None:
+        """Says good-bye, when this process has done what there is to do; from here on nobody is missed.
 
-        Args:
-            seconds: how long process 0 waits for the others to say so, and they for it to hear it.
+        Process 0 waits until the others have said so, too, and they until it has heard it.
         """
         self._parting = True
         if self.index:
             self._tell({"bye": True})
         if not self._all_parted():
-            self._over.wait(seconds)
+            self._over.wait(self.heartbeat if self.index else None)
 
     def _all_parted(self) -> bool:
-        return all(other.parted for other in self._others.values())
+        return all(other.parted or other.lost for other in self._others.values())
 
     def _run(self) -> None:
         pause = min(_LONGEST_BEAT, self.heartbeat / 4)
@@ -139,7 +139,7 @@ class Lifeline:
             for index, other in self._others.items():
                 selector.register(other.connection, selectors.EVENT_READ, index)
             due = 0.0
-            while selector.get_map():
+            while not all(other.lost for other in self._others.values()):
                 for key, _ in selector.select(max(0.0, due - time.monotonic())):
                     if not self._read(key.data):
                         selector.unregister(key.fileobj)
@@ -161,9 +161,9 @@ class Lifeline:
         except OSError:
             said = b""
         if not said:
+            other.lost = True
             if not other.parted:
                 self._missed([index], "is gone")
-            other.parted = True
             return False
         other.heard = time.monotonic()
         *lines, other.unread = (other.unread + said).split(b"\n")
@@ -194,7 +194,10 @@ class Lifeline:
         held, self._judged = now - self._judged > self.heartbeat / 2, now
         if held:  # this process itself: it has not heard what was said meanwhile
             return
-        if silent := [index for index, other in self._others.items() if now - other.heard > self.heartbeat]:
+        known = {index: other for index, other in self._others.items() if not other.lost}
+        if silent := [index for index, other in known.items() if now - other.heard > self.heartbeat]:
+            for index in silent:
+                known[index].lost = True
             self._missed(silent, f"is gone: no word for {self.heartbeat:g} s")
         if self.index or self.stall is None:
             return
@@ -202,10 +205,11 @@ class Lifeline:
         fewest = min(count for count, _ in self._counts.values())
         behind = [index for index, (count, _) in self._counts.items() if count == fewest]
         if all(now - self._counts[index][1] > self.stall for index in behind):
-            what = f"has not gone on for {self.stall / 60:g} minutes"
+            minutes = f"{self.stall / 60:g} minutes"
             if len(behind) == len(self.hosts):
-                self._end(_GONE, f"error: no process {what}; {KEPT}")
-            self._missed(behind, what)
+                self._end(_GONE, f"error: no process has gone on for {minutes}; {KEPT}")
+            else:
+                self._missed(behind, f"has not gone on for {minutes}")
 
     def _missed(self, indices: list[int], what: str) -> None:
         others = f" (and {len(indices) - 1} more)" if len(indices) > 1 else ""

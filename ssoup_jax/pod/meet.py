@@ -7,6 +7,7 @@ the port taken. So the processes meet here first, and the connections stay, as t
 import contextlib
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ PATIENCE = 300.0
 
 _TELL = 15.0
 _GREETING_SECONDS = 5.0
+_LATE_SECONDS = 5.0
 _LONGEST = 1 << 20
 _KINDS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 
@@ -88,42 +90,96 @@ def connect(host: str, port: int, until: float) -> socket.socket:
 
 def _gather(place: Place, own: dict[str, Any], on_wait: Callable[[str], None], until: float, seconds: float) -> Met:
     """Waits, as process 0, for the others."""
-    came: dict[int, tuple[socket.socket, str]] = {}
-    last: socket.socket | None = None
-    try:
-        with _listen(place.port) as server:
-            tell = min(until, time.monotonic() + _TELL)
-            while missing := [index for index in range(1, place.size) if index not in came]:
-                server.settimeout(max(0.01, min(until, tell) - time.monotonic()))
-                try:
-                    last, _ = server.accept()
-                except TimeoutError:
-                    if tell >= until:
-                        raise RunError(_missing(missing, place, seconds)) from None
-                    on_wait(f"waiting for {_listed(missing)} of {place.size} at {place.host}:{place.port}")
-                    tell = until
-                    continue
-                greeting = _greeting(last)
-                if greeting is None:  # nobody of a pod: a scanner, a probe
-                    last.close()
-                    continue
-                index = greeting["index"]
-                if index in came and _closed(came[index][0]):
-                    came.pop(index)[0].close()
-                hosts = {0: own["host"]} | {known: host for known, (_, host) in came.items()}
-                if problem := _misfit(own, greeting, hosts):
-                    raise SettingsError(problem)
-                came[index] = last, greeting["host"]
-        hosts = (own["host"], *(came[index][1] for index in range(1, place.size)))
-        met = Met(hosts, _free_port(), {index: connection for index, (connection, _) in came.items()})
-        for connection in met.sockets.values():
-            _send(connection, {"hosts": met.hosts, "port": met.port})
-        return met
-    except UserError as error:
-        for connection in {last, *(connection for connection, _ in came.values())} - {None}:
-            with contextlib.suppress(OSError):
-                _send(connection, {"error": type(error).__name__, "line": str(error)})
-        raise
+    came: list[_Guest] = []
+    with _listen(place.port) as server:
+        try:
+            _let_in(server, place, own, came, on_wait, until, seconds)
+        except UserError as error:
+            _turn_away(server, place.size, came, error)
+            raise
+    came.sort(key=lambda guest: guest.index)
+    hosts = (own["host"], *(guest.host for guest in came))
+    met = Met(hosts, _free_port(), {guest.index: guest.connection for guest in came})
+    for guest in came:
+        with contextlib.suppress(OSError):  # who goes now is missed by the lifeline
+            _send(guest.connection, {"hosts": met.hosts, "port": met.port})
+    return met
+
+
+@dataclass(frozen=True)
+class _Guest:
+    """Who has come to process 0."""
+
+    connection: socket.socket
+    index: int
+    size: int
+    host: str
+    versions: dict[str, str]
+
+
+def _let_in(
+    server: socket.socket,
+    place: Place,
+    own: dict[str, Any],
+    came: list[_Guest],
+    on_wait: Callable[[str], None],
+    until: float,
+    seconds: float,
+) -> None:
+    """Adds to those who came until all have; who does not fit is added, too, and an error."""
+    tell = min(until, time.monotonic() + _TELL)
+    while missing := _missing(came, place.size):
+        guest = _next(server, min(until, tell))
+        if guest is None and tell >= until:
+            raise RunError(
+                f"{_listed(missing)} of {place.size} did not come to {place.host}:{place.port} within {seconds:g} s; "
+                "start all again, each with the same --num_processes and --coordinator"
+            )
+        if guest is None:
+            on_wait(f"waiting for {_listed(missing)} of {place.size} at {place.host}:{place.port}")
+            tell = until
+            continue
+        if any(guest.index == before.index for before in came):
+            _forget_gone(came)
+        known = {0: own["host"]} | {before.index: before.host for before in came}
+        came.append(guest)
+        if problem := _misfit(own, guest, known):
+            raise SettingsError(problem)
+
+
+def _missing(came: list[_Guest], size: int) -> list[int]:
+    if len(came) == size - 1:
+        _forget_gone(came)
+    return sorted(set(range(1, size)) - {guest.index for guest in came})
+
+
+def _forget_gone(came: list[_Guest]) -> None:
+    for guest in [guest for guest in came if _closed(guest.connection)]:
+        guest.connection.close()
+        came.remove(guest)
+
+
+def _next(server: socket.socket, until: float) -> _Guest | None:
+    """Returns the next process that comes; None: it is time."""
+    while (left := until - time.monotonic()) > 0:
+        server.settimeout(left)
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            break
+        with contextlib.suppress(OSError, TypeError):
+            return _Guest(connection, **_receive(connection, _GREETING_SECONDS))
+        connection.close()  # nobody of a pod: a scanner, a probe
+    return None
+
+
+def _turn_away(server: socket.socket, size: int, came: list[_Guest], error: UserError) -> None:
+    """Tells those who came why there is no pod, and those who are on their way, if it was not they who kept it."""
+    until, told = time.monotonic() + _LATE_SECONDS * isinstance(error, SettingsError), 0
+    while guest := came.pop() if came else _next(server, until) if told < size - 1 else None:
+        with contextlib.suppress(OSError), guest.connection:
+            _send(guest.connection, {"error": type(error).__name__, "line": str(error)})
+        told += 1
 
 
 def _join(place: Place, greeting: dict[str, Any], until: float, seconds: float) -> Met:
@@ -139,11 +195,14 @@ def _join(place: Place, greeting: dict[str, Any], until: float, seconds: float) 
         answer = _receive(connection, until + 2 * _GREETING_SECONDS - time.monotonic())
     except OSError:
         answer = None
-    if answer is None:
-        raise RunError(f"process 0 at {where} is gone before all had come; start all again")
-    if "error" in answer:
-        raise _KINDS.get(answer["error"], RunError)(answer["line"])
-    return Met(tuple(answer["hosts"]), answer["port"], {0: connection})
+    match answer:
+        case {"hosts": hosts, "port": port}:
+            return Met(tuple(hosts), port, {0: connection})
+    connection.close()
+    match answer:
+        case {"error": kind, "line": line}:
+            raise _KINDS.get(kind, RunError)(line)
+    raise RunError(f"process 0 at {where} is gone before all had come; start all again")
 
 
 def _listen(port: int) -> socket.socket:
@@ -157,34 +216,17 @@ def _listen(port: int) -> socket.socket:
         ) from None
 
 
-def _greeting(connection: socket.socket) -> dict[str, Any] | None:
-    try:
-        match _receive(connection, _GREETING_SECONDS):
-            case {"index": int(), "size": int(), "host": str(), "versions": dict()} as greeting:
-                return greeting
-    except OSError:
-        pass
-    return None
-
-
-def _misfit(own: dict[str, Any], other: dict[str, Any], hosts: Mapping[int, str]) -> str | None:
-    index, here, there = other["index"], name(0, own["host"]), name(other["index"], other["host"])
-    if own["size"] != other["size"]:
-        return f"--num_processes: {there} was told {other['size']}, and {here} {own['size']}"
-    if index in hosts:
-        return f"--process_id: {index} is that of two processes, on {hosts[index]} and on {other['host']}"
-    for what in sorted(own["versions"] | other["versions"]):
-        mine, its = own["versions"].get(what), other["versions"].get(what)
+def _misfit(own: dict[str, Any], guest: _Guest, hosts: Mapping[int, str]) -> str | None:
+    here, there = name(0, own["host"]), name(guest.index, guest.host)
+    if own["size"] != guest.size:
+        return f"--num_processes: {there} was told {guest.size}, and {here} {own['size']}"
+    if guest.index in hosts:
+        return f"--process_id: {guest.index} is that of two processes, on {hosts[guest.index]} and on {guest.host}"
+    for what in sorted(own["versions"] | guest.versions):
+        mine, its = own["versions"].get(what), guest.versions.get(what)
         if mine != its:
             return f"{there} has {what} {its or 'not'}, and {here} {mine or 'not'}; install the same"
     return None
-
-
-def _missing(missing: list[int], place: Place, seconds: float) -> str:
-    return (
-        f"{_listed(missing)} of {place.size} did not come to {place.host}:{place.port} within {seconds:g} s; "
-        "start all again, each with the same --num_processes and --coordinator"
-    )
 
 
 def _listed(indices: list[int], most: int = 8) -> str:
@@ -199,9 +241,7 @@ def _free_port() -> int:
 
 def _closed(connection: socket.socket) -> bool:
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
+        return bool(select.select([connection], [], [], 0)[0]) and not connection.recv(1, socket.MSG_PEEK)
     except OSError:
         return True
 

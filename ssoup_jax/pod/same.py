@@ -30,11 +30,11 @@ def check_same(pod: Pod, facts: Mapping[str, Any]) -> None:
     """
     own = {name: _short(value) for name, value in facts.items()}
     led = pod.agree(own)
-    found = next(([name, own.get(name)] for name in [*led, *own] if own.get(name) != led.get(name)), None)
-    for index, difference in enumerate(pod.everyone(found)):
-        if difference:
-            name, value = difference
-            raise SettingsError(f"{name}: {pod.named(index)} has {value}, and {pod.named(0)} has {led.get(name)}")
+    found = next((name for name in [*led, *own] if own.get(name) != led.get(name)), None)
+    for index, (name, value) in enumerate(pod.everyone([found, own.get(found, "nothing")])):
+        if name is not None:
+            other = led.get(name, "nothing")
+            raise SettingsError(f"{name}: {pod.named(index)} has {value}, and {pod.named(0)} has {other}")
 
 
 def check_shared(pod: Pod, workdir: Path, seconds: float = _VISIBLE_SECONDS) -> None:

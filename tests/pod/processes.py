@@ -139,14 +139,14 @@ class Processes:
         """Returns what a process has printed on standard error so far."""
         return Path(self._log(index, "err")).read_text()
 
-    def end(self, timeout: float = 60) -> list[Ended]:
-        """Waits until all have ended; returns how, by index.
+    def wait_for_ends(self, count: int, timeout: float = 60) -> None:
+        """Waits until some have ended.
 
         Raises:
-            AssertionError: some have not.
+            AssertionError: they have not.
         """
         until = time.monotonic() + timeout
-        while len(self._ends) < len(self._processes):
+        while len(self._ends) < count:
             for index, process in enumerate(self._processes):
                 if index not in self._ends and process.poll() is not None:
                     self._ends[index] = time.monotonic()
@@ -154,6 +154,14 @@ class Processes:
                 left = [index for index in range(len(self._processes)) if index not in self._ends]
                 raise AssertionError(f"not ended: {left}: {[(self.out(one), self.err(one)) for one in left]}")
             time.sleep(0.02)
+
+    def end(self, timeout: float = 60) -> list[Ended]:
+        """Waits until all have ended; returns how, by index.
+
+        Raises:
+            AssertionError: some have not.
+        """
+        self.wait_for_ends(len(self._processes), timeout)
         return [
             Ended(process.returncode, self.out(index), self.err(index), self._ends[index] - self._last)
             for index, process in enumerate(self._processes)
