@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "ssoup_jax"
 
 FLOORS = (
-    {"errors", "keys", "trees", "version"},
+    {"errors", "version"},
+    {"keys", "trees"},
     {"pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "report", "stack"},
