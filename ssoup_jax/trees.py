@@ -27,8 +27,8 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
     Example:
         >>> import numpy as np
-        >>> from ssoup_jax import stack
-        >>> stack([{"w": np.zeros(2)}, {"w": np.ones(2)}])["w"].shape
+        >>> from ssoup_jax import stack_members
+        >>> stack_members([{"w": np.zeros(2)}, {"w": np.ones(2)}])["w"].shape
         (2, 2)
     """
     if not trees:
@@ -60,7 +60,10 @@ def member(stacked: PyTree, index: ArrayLike) -> PyTree:
 
 
 def unstack(stacked: PyTree) -> list[PyTree]:
-    """Splits a stack `[m, ...]` into its m trees; the inverse of `stack`.
+    """Splits a stack into its m trees; the inverse of `stack`.
+
+    Args:
+        stacked: leaves `[m, ...]`.
 
     Example:
         >>> import numpy as np

@@ -15,14 +15,14 @@ PACKAGE = "ssoup_jax"
 
 FLOORS = (
     {"errors", "version"},
-    {"keys", "trees"},
+    {"identity", "keys", "trees"},
     {"pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "report", "stack"},
     {"training"},
     {"config"},
     {"experiment"},
-    {"commands"},
+    {"commands", "library"},
 )
 DOORS = {PACKAGE, f"{PACKAGE}.inspect"}  # and every `__main__`
 

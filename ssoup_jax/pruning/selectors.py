@@ -111,7 +111,10 @@ def _rankable(leaf: jax.Array) -> np.ndarray:
 
 def _check_weights(weights: Leaves, kept: Leaves) -> None:
     if not weights:
-        raise RunError("pruning: the model has no convolution or linear kernel to prune")
+        raise RunError(
+            "pruning: the model has no convolution or linear kernel to prune; for names of another kind say what is "
+            "prunable: full_mask(params, '*/w')"
+        )
     for name, leaf in weights.items():
         n_nan = np.count_nonzero(np.isnan(leaf) & kept[name])
         if n_nan:
