@@ -14,14 +14,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "ssoup_jax"
 
 FLOORS = (
-    {"errors", "keys", "streams", "trees", "version"},
+    {"errors", "streams", "version"},
+    {"identity", "keys", "trees"},
     {"pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "report", "stack"},
     {"training"},
     {"config"},
     {"experiment"},
-    {"commands"},
+    {"commands", "library"},
 )
 DOORS = {PACKAGE, f"{PACKAGE}.inspect"}  # and every `__main__`
 

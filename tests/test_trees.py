@@ -1,15 +1,18 @@
 """The pytree verbs against NumPy in float64 and against hand-made trees."""
 
+import re
 from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax import trees
+from ssoup_jax.errors import SettingsError
 
 M = 3
 
@@ -66,14 +69,45 @@ def test_member(members, transform):
         assert_same(transform(trees.member)(trees.stack(members), index), expected)
 
 
-def test_members_of_different_structure_do_not_stack(members):
-    with pytest.raises(ValueError, match="scales"):
-        trees.stack([members[0], {"conv": members[1]["conv"]}])
+UNLIKE = {
+    "leaf missing": ({"a": {"w": 1.0}}, {"a": {}}, "a/w is nothing, where float64[] is wanted"),
+    "leaf too many": ({"a": 1.0}, {"a": 1.0, "b": None}, "b is None, where nothing is wanted"),
+    "shape": ({"w": np.zeros(2)}, {"w": np.zeros(3)}, "w is float64[3], where float64[2] is wanted"),
+    "dtype": ({"w": np.zeros(2)}, {"w": np.zeros(2, bool)}, "w is bool[2], where float64[2] is wanted"),
+    "the first of two": ([1, 2, 3], [1.0, 2, 3.0], "0 is float64[], where int64[] is wanted"),
+    "container": ([1.0], (1.0,), "(*,), where [*] is wanted"),
+}
 
 
-def test_members_of_different_shape_do_not_stack():
-    with pytest.raises(ValueError, match="shape"):
-        trees.stack([{"kernel": jnp.zeros(2)}, {"kernel": jnp.zeros(3)}])
+@pytest.mark.parametrize(("wanted", "found", "says"), UNLIKE.values(), ids=UNLIKE)
+def test_the_first_difference_is_named(wanted, found, says):
+    assert str(trees.first_difference(found, wanted)) == says
+    assert trees.first_difference(found, found) is None
+    with pytest.raises(SettingsError, match=f"^stack: member 2 is not like member 0: {re.escape(says)}$"):
+        trees.stack([wanted, wanted, found])
+
+
+def test_shapes_and_traced_values_are_compared_like_arrays(members):
+    shapes = jax.eval_shape(lambda tree: tree, members[0])
+    assert trees.first_difference(members[0], shapes) is None
+
+    found = []
+    jax.jit(lambda tree: found.append(str(trees.first_difference(tree, {"x": shapes["conv"]["bias"]}))))(
+        {"x": np.zeros(3, np.float32)}
+    )
+    assert found == ["x is float32[3], where float32[4] is wanted"]
+
+
+def test_nothing_does_not_stack():
+    with pytest.raises(SettingsError, match=r"^stack: found no members"):
+        trees.stack([])
+
+
+def test_keys_and_numbers_stack():
+    found = trees.stack([{"key": jax.random.key(i), "n": i} for i in range(2)])
+    assert found["key"].shape == (2,)
+    assert jax.random.key_data(trees.member(found, 1)["key"]).tolist() == [0, 1]
+    np.testing.assert_array_equal(found["n"], [0, 1])
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])
@@ -106,3 +140,9 @@ def test_path_names():
     names = {trees.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     assert names == {"conv_1/kernel": 0, "list/0": 1, "list/1/bias": 2, "stats/mean": 3, "stats/var": 4, "7/scale": 5}
     assert trees.path_name(()) == ""
+
+
+def test_a_variable_of_nnx_has_the_name_of_its_layer():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    for state in (nnx.state(model, nnx.Param), nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+        assert list(trees.named_leaves({"layer": state})) == ["layer/bias", "layer/kernel"]

@@ -21,6 +21,13 @@ def sparsity(params: PyTree, mask: PyTree) -> dict[str, float | int | dict[str, 
         `global`: fraction of zeros among all weights and biases, BatchNorm's too. `prunable`: fraction among the
         prunable weights. `per_layer`: fraction in every weight (kernel or BatchNorm scale, no bias) by its path.
         `n_params` and `n_nonzero_params`: numbers of all weights and biases.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssoup_jax import full_mask, sparsity
+        >>> params = {"kernel": np.array([0.0, 2.0, 0.0, 1.0]), "bias": np.array([1.0, 1.0])}
+        >>> sparsity(params, full_mask(params))["prunable"]
+        0.5
     """
     leaves = {trees.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     sizes = {name: int(np.size(leaf)) for name, leaf in leaves.items()}

@@ -20,6 +20,18 @@ class Variables:
     params: PyTree
     collections: dict[str, PyTree]
 
+    @classmethod
+    def from_flax(cls, variables: dict[str, Any]) -> "Variables":
+        """Takes what `flax.linen.Module.init` returns; the inverse of `as_flax`.
+
+        Example:
+            >>> from ssoup_jax import Variables
+            >>> Variables.from_flax({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}}).collections
+            {'batch_stats': {'mean': 0.0}}
+        """
+        collections = dict(variables)
+        return cls(collections.pop("params"), collections)
+
     def as_flax(self) -> dict[str, Any]:
         """Returns the variables as `flax.linen.Module.apply` wants them."""
         return {"params": self.params, **self.collections}

@@ -1,7 +1,7 @@
 """Masks, which say themselves what is prunable: a bool array for each leaf that may be pruned, None for any other.
 
 True where a weight lives, False where it is pruned. Prunable are by default the kernels of convolutions and linear
-layers, the first and the last layer included; never biases or BatchNorm.
+layers, as Flax names them, the first and the last layer included; never biases or BatchNorm.
 """
 
 import difflib
@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 import jax
 import numpy as np
 
-from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.trees import PyTree, path_name
+from ssoup_jax.errors import RunError, SettingsError, one_line
+from ssoup_jax.trees import PyTree, describe, named_leaves, path_name
 
 
 def is_kernel(name: str) -> bool:
@@ -20,22 +20,58 @@ def is_kernel(name: str) -> bool:
     return name.rpartition("/")[2] == "kernel"
 
 
-def full_mask(params: PyTree, prunable: Callable[[str], bool] = is_kernel) -> PyTree:
-    """Returns the mask that keeps everything.
+def full_mask(params: PyTree, prunable: str | Callable[[str], bool] = is_kernel) -> PyTree:
+    """Returns the mask that keeps everything, which says for an own network what may be pruned.
 
     Args:
         params: pytree whose leaves have shapes.
-        prunable: says by path name which leaves may be pruned.
+        prunable: says by path name which leaves may be pruned: a function, or patterns such as `'*/w, head'`, see
+            `read_patterns`.
 
     Returns:
         Structure of `params`; bool arrays of their shapes, all True, for the prunable leaves and None for the others.
+
+    Raises:
+        SettingsError: a pattern matches no parameter.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssoup_jax import full_mask
+        >>> full_mask({"hidden": {"w": np.zeros(2), "b": np.zeros(2)}}, "*/w")
+        {'hidden': {'b': None, 'w': Array([ True,  True], dtype=bool)}}
     """
+    if isinstance(prunable, str):
+        prunable = _matching("prunable", prunable, list(named_leaves(params))).__contains__
 
     def keep_all(path: tuple, leaf: jax.Array) -> jax.Array | None:
         # Moved rather than made on the device, where each shape would be a program to compile.
-        return jax.device_put(np.ones(leaf.shape, bool)) if prunable(path_name(path)) else None
+        return jax.device_put(np.ones(np.shape(leaf), bool)) if prunable(path_name(path)) else None
 
     return jax.tree_util.tree_map_with_path(keep_all, params)
+
+
+def check_mask(mask: PyTree, params: PyTree) -> None:
+    """Checks that a mask fits; costs nothing in a compiled program.
+
+    Args:
+        mask: should have the structure of `params`, with bool leaves of their shapes or None.
+        params: of one model; traced values or shapes do.
+
+    Raises:
+        SettingsError: it does not, with the first path at which it differs.
+    """
+    own, weights = named_leaves(mask), named_leaves(params)
+    for name in [*weights, *own]:
+        found = describe(own, name)
+        if name not in weights:
+            raise SettingsError(f"mask: {name} is {found}; the params have no leaf of that name")
+        allowed = f"bool{list(np.shape(weights[name]))}"
+        if found not in ("None", allowed):
+            raise SettingsError(f"mask: {name} is {found}; allowed: {allowed}, the shape of its weights, or None")
+    try:
+        jax.tree.structure(params).flatten_up_to(mask)
+    except ValueError as error:  # leaves of the same names in another kind of container
+        raise SettingsError(f"mask: has not the structure of the params: {one_line(error)}") from None
 
 
 def prunable_leaves(tree: PyTree, mask: PyTree) -> dict[str, jax.Array]:
@@ -66,6 +102,12 @@ def restrict(mask: PyTree, only: str | None = None, except_: str | None = None) 
 
     Raises:
         SettingsError: a pattern matches no prunable parameter, or nothing is left to prune.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssoup_jax import restrict
+        >>> restrict({"body": np.ones(2, bool), "head": np.ones(2, bool)}, except_="head")
+        {'body': array([ True,  True]), 'head': None}
     """
     names = list(prunable_leaves(mask, mask))
     wanted = set(names if only is None else _matching("prune_only", only, names))

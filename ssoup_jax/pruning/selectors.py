@@ -15,7 +15,7 @@ import numpy as np
 
 from ssoup_jax.errors import RunError, unknown
 from ssoup_jax.pruning import allocation, patterns, scores
-from ssoup_jax.pruning.masks import prunable_leaves
+from ssoup_jax.pruning.masks import check_mask, prunable_leaves
 from ssoup_jax.pruning.scores import Leaves
 from ssoup_jax.trees import PyTree, path_name
 
@@ -43,13 +43,32 @@ SELECTORS = {
 """By the names of the setting `pruning_selector`."""
 
 
+def named(selector: str | Selector, setting: str = "pruning_selector") -> Selector:
+    """Returns the selector of that name; one that is given as itself stays.
+
+    Raises:
+        SettingsError: no selector has that name; the error calls what it was given for `setting`.
+    """
+    if isinstance(selector, Selector):
+        return selector
+    if selector not in SELECTORS:
+        raise unknown(setting, selector, SELECTORS)
+    return SELECTORS[selector]
+
+
 def select(
-    name: str, params: PyTree, mask: PyTree, amount: float, key: jax.Array, *, among: PyTree | None = None
+    selector: str | Selector,
+    params: PyTree,
+    mask: PyTree,
+    amount: float,
+    key: jax.Array,
+    *,
+    among: PyTree | None = None,
 ) -> PyTree:
-    """Prunes with the selector that the setting `pruning_selector` names.
+    """Prunes with a selector.
 
     Args:
-        name: a key of `SELECTORS`.
+        selector: a key of `SELECTORS`, as the setting `pruning_selector` has it, or one of one's own.
         params: parameters of one model, float leaves.
         mask: says what is prunable; entries that are False stay False.
         amount: fraction of the kept prunable weights to prune, 0 to 1.
@@ -62,13 +81,10 @@ def select(
 
     Raises:
         RunError: a kept weight is NaN, or there is nothing to prune.
-        SettingsError: no selector has that name, or `amount` is outside its range.
-        ValueError: `mask` does not fit `params`.
+        SettingsError: no selector has that name, `amount` is outside its range, or `mask` does not fit `params`.
     """
-    if name not in SELECTORS:
-        raise unknown("pruning_selector", name, SELECTORS)
-    selector = SELECTORS[name]
-    jax.tree_util.tree_map_with_path(_check_fit, params, mask)
+    selector = named(selector)
+    check_mask(mask, params)
     among = mask if among is None else among
     weights = {name: _rankable(leaf) for name, leaf in prunable_leaves(params, among).items()}
     kept = {name: np.asarray(leaf) for name, leaf in prunable_leaves(mask, among).items()}
@@ -95,14 +111,11 @@ def _rankable(leaf: jax.Array) -> np.ndarray:
 
 def _check_weights(weights: Leaves, kept: Leaves) -> None:
     if not weights:
-        raise RunError("pruning: the model has no convolution or linear kernel to prune")
+        raise RunError(
+            "pruning: the model has no convolution or linear kernel to prune; for names of another kind say what is "
+            "prunable: full_mask(params, '*/w')"
+        )
     for name, leaf in weights.items():
         n_nan = np.count_nonzero(np.isnan(leaf) & kept[name])
         if n_nan:
             raise RunError(f"pruning: {name} holds NaN in {n_nan} of {leaf.size} weights; training has diverged")
-
-
-def _check_fit(path: tuple, leaf: jax.Array, kept: jax.Array | None) -> None:
-    if kept is not None and (kept.shape != leaf.shape or kept.dtype != bool):
-        found, allowed = f"{kept.dtype}{list(kept.shape)}", f"bool{list(leaf.shape)}"
-        raise ValueError(f"mask: {path_name(path)} is {found}; allowed: {allowed}, the shape of its weights")

@@ -1,9 +1,11 @@
-"""How pruned weights stay zero: the mask as the last link of an optax chain."""
+"""How pruned weights stay zero: the mask as the first and the last link of an optax chain."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.pruning.masks import check_mask
 from ssoup_jax.trees import PyTree
 
 
@@ -26,10 +28,16 @@ def keep_masked_zero(mask: PyTree) -> optax.GradientTransformationExtraArgs:
         The transform. It has no state, and its `update` needs `params`.
 
     Raises:
-        ValueError: `update` was called without params.
+        SettingsError: `update` was called without params, or with params that the mask does not fit.
 
     Example:
-        >>> optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), keep_masked_zero(mask))
+        >>> import jax.numpy as jnp, optax
+        >>> from ssoup_jax import keep_masked_zero
+        >>> params, mask = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])}
+        >>> optimizer = optax.chain(optax.sgd(0.5, momentum=0.9), keep_masked_zero(mask))
+        >>> updates, _ = optimizer.update({"w": jnp.array([1.0, 1.0])}, optimizer.init(params), params)
+        >>> optax.apply_updates(params, updates)["w"].tolist()
+        [0.5, 0.0]
     """
 
     def init(params: optax.Params) -> optax.EmptyState:
@@ -39,14 +47,47 @@ def keep_masked_zero(mask: PyTree) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError("keep_masked_zero needs the current weights: call update(updates, state, params)")
-        return jax.tree.map(lambda u, w, m: _where(m, u, -w), updates, params, mask), state
+            raise SettingsError("keep_masked_zero needs the current weights: call update(updates, state, params)")
+        check_mask(mask, params)
+        # An update may be wider than its weight, which is then zero all the same.
+        return jax.tree.map(lambda u, w, m: _where(m, u, (-w).astype(u.dtype)), updates, params, mask), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def mask_gradients(mask: PyTree) -> optax.GradientTransformation:
+    """Zeroes the gradients of pruned weights; the first link of a chain.
+
+    What looks at a whole gradient needs it: clipping by the global norm, the norms of layers in LARS and LAMB, the step
+    of SAM, which gradients of weights that are not there would change otherwise.
+
+    Args:
+        mask: as for `keep_masked_zero`.
+
+    Returns:
+        The transform; it has no state.
+
+    Raises:
+        SettingsError: `update` was called with gradients that the mask does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ssoup_jax import mask_gradients
+        >>> first = mask_gradients({"w": jnp.array([True, False])})
+        >>> updates, _ = first.update({"w": jnp.array([3.0, 4.0])}, optax.EmptyState())
+        >>> updates["w"].tolist()
+        [3.0, 0.0]
+    """
+
+    def update(updates, params):
+        del params
+        return apply_mask(updates, mask)
+
+    return optax.stateless(update)
+
+
 def masked(optimizer: optax.GradientTransformation, mask: PyTree) -> optax.GradientTransformationExtraArgs:
-    """Runs an optimizer and then keeps pruned weights zero, see `keep_masked_zero`.
+    """Runs an optimizer between `mask_gradients` and `keep_masked_zero`.
 
     Args:
         optimizer: any optax transformation.
@@ -56,11 +97,18 @@ def masked(optimizer: optax.GradientTransformation, mask: PyTree) -> optax.Gradi
         The transformation; its state is the optimizer's own, whatever the mask.
 
     Example:
-        >>> optimizer = masked(optax.adam(1e-3), mask)
+        >>> import jax.numpy as jnp, optax
+        >>> from ssoup_jax import masked
+        >>> params, mask = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])}
+        >>> optimizer = masked(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)), mask)
+        >>> updates, _ = optimizer.update({"w": jnp.array([1.0, 1.0])}, optimizer.init(params), params)
+        >>> optax.apply_updates(params, updates)["w"][1].item()
+        0.0
     """
     optimizer, last = optax.with_extra_args_support(optimizer), keep_masked_zero(mask)
 
     def update(updates, state, params=None, **extra_args):
+        updates = apply_mask(updates, mask)
         updates, state = optimizer.update(updates, state, params, **extra_args)
         return last.update(updates, optax.EmptyState(), params)[0], state
 
@@ -76,7 +124,17 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
 
     Returns:
         The masked parameters, same structure, shapes and dtypes.
+
+    Raises:
+        SettingsError: the mask does not fit, with the first path at which it differs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ssoup_jax import apply_mask
+        >>> apply_mask({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})["w"].tolist()
+        [1.0, 0.0]
     """
+    check_mask(mask, params)
     return jax.tree.map(lambda w, m: _where(m, w, jnp.zeros_like(w)), params, mask)
 
 

@@ -1,6 +1,7 @@
 """The soup itself: a weighted mean of candidates, and the mask that they share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssoup_jax import trees
@@ -15,12 +16,13 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
     """Averages parameters and BatchNorm statistics; zeros that all ingredients share stay zeros.
 
     Args:
-        candidates: the stacked parameters and BatchNorm statistics, float leaves `[m, ...]`; or whatever else adds up
+        candidates: the stacked parameters and BatchNorm statistics, leaves `[m, ...]`; or whatever else adds up
             members by `weighted_sum`, in the order of the weights.
         weights: of any sum. The order counts for the last digits: floating-point sums are made in it.
 
     Returns:
-        The soup, leaves `[...]`; host arrays stay on the host.
+        The soup, leaves `[...]` of the candidates' dtypes; host arrays stay on the host. Sums of half precision are
+        made in single precision. What is no float, such as a counter, is the first ingredient's.
     """
     # Relative to the largest first: weights that are equal are exactly 1 then, whatever their sum rounds to, and the
     # soup is the plain mean, bit for bit.
@@ -31,10 +33,14 @@ def average(candidates: PyTree, weights: Weights) -> PyTree:
         return jax.tree.map(lambda leaf: leaf / leaf.dtype.type(len(weights)), total)
     places = np.array(list(weights))
 
-    def weighted(leaf: jax.Array) -> jax.Array:
-        return leaf[places] * np.reshape(shares, (-1, *[1] * (leaf.ndim - 1))).astype(leaf.dtype)
+    def averaged(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf[places[0]]
+        wide = leaf.astype(np.promote_types(leaf.dtype, np.float32), copy=False)
+        weighted = wide[places] * np.reshape(shares, (-1, *[1] * (leaf.ndim - 1))).astype(wide.dtype)
+        return trees.mean(weighted).astype(leaf.dtype)
 
-    return trees.mean(jax.tree.map(weighted, candidates))
+    return jax.tree.map(averaged, candidates)
 
 
 def check_same_mask(first: PyTree, other: PyTree, number: int) -> None:

@@ -27,7 +27,8 @@ def heavy_ball(decay: jax.Array, nesterov: jax.Array) -> optax.GradientTransform
 
     def update(updates, state, params=None):
         del params
-        buffer = jax.tree.map(lambda g, b: decay * b + g, updates, state.buffer)
+        # The hyperparameters are float32, and the buffers of bfloat16 weights stay bfloat16.
+        buffer = jax.tree.map(lambda g, b: (decay * b + g).astype(b.dtype), updates, state.buffer)
         updates = jax.tree.map(lambda g, b: jnp.where(nesterov, g + decay * b, b), updates, buffer)
         return updates, MomentumState(buffer)
 

@@ -10,10 +10,11 @@ import numpy as np
 from ssoup_jax import rows
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.keys import derive
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.stack import executors, held, memory
 from ssoup_jax.stack.held import Held, Spread, together
 from ssoup_jax.training.task import Task
-from ssoup_jax.trees import PyTree
+from ssoup_jax.trees import PyTree, path_name
 
 METHODS = ("moving", "exact")
 
@@ -35,6 +36,7 @@ def recalibrate(
     keys: jax.Array,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,
+    only: str | None = None,
 ) -> Held:
     """Re-estimates the statistics from the first batches of the unshuffled training split, in train mode.
 
@@ -51,19 +53,30 @@ def recalibrate(
         keys: typed PRNG keys `[m]`, for augmentation and dropout.
         execution: full name of an executor.
         on_line: see `memory.fit`.
+        only: the collection that holds the statistics, where there are others, which stay; None: there are none.
 
     Returns:
         The stack with new BatchNorm statistics, leaves `[m, ...]`; spread over a mesh where that is the executor's.
     """
     if method is None or held.is_empty(held.combine(lambda own: own.collections, variables)):
         return variables
+
+    def given(own: Variables, stats: PyTree) -> Variables:
+        return own.replace(collections=stats if only is None else own.collections | {only: stats[only]})
+
     count = n_recalibration_batches(feed.sizes["train"], batch_size, fraction)
     if not count:
-        return held.combine(lambda own: own.replace(collections=_reset(own.collections)), variables)
+        return held.combine(lambda own: given(own, _reset(own.collections)), variables)
     fn = executors.bind(_moving if method == "moving" else _sum_of_moments, task, axis=executors.over(execution))
     there, key_data, taken, fitted = executors.hold(execution, variables), jax.random.key_data(keys), 0, False
-    start = _reset if method == "moving" else _zeros
-    stats, key_data = held.combine(lambda own: start(own.collections), there), jax.device_get(key_data)
+    fresh = _reset if method == "moving" else _zeros
+
+    def start(own: Variables) -> PyTree:
+        stats = fresh(own.collections)
+        # Copies, since the state of a program is donated.
+        return stats if only is None else jax.tree.map(_copied, own.collections) | {only: stats[only]}
+
+    stats, key_data = held.combine(start, there), jax.device_get(key_data)
     for block in feed.recalibration(keys, batch_size, count, executors.part(execution, len(keys))):
         shared = (block.examples, *jax.device_put((np.int32(block.last), np.int32(taken))))
         inputs = (there, key_data, block.batches)
@@ -75,16 +88,20 @@ def recalibrate(
         there, stats = variables, together(stats)
     if method == "exact":
         stats = held.combine(lambda own: _scaled(own, np.float32(1 / count)), stats)
-    return held.combine(lambda own, stats: own.replace(collections=stats), there, stats)
+    return held.combine(given, there, stats)
 
 
 def _reset(collections: PyTree) -> PyTree:
     """Returns mean 0 and variance 1 in the structure of the statistics."""
 
     def fresh(path, leaf):
-        return _filled(leaf, float(path[-1].key == "var"))
+        return _filled(leaf, float(path_name(path).rpartition("/")[2] == "var"))
 
     return jax.tree_util.tree_map_with_path(fresh, collections)
+
+
+def _copied(leaf: jax.Array) -> jax.Array:
+    return jnp.copy(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _zeros(collections: PyTree) -> PyTree:

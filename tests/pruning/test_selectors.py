@@ -401,10 +401,10 @@ def test_a_model_without_kernels():
 )
 def test_a_mask_that_does_not_fit(kernel, message):
     mask = {"a": {"kernel": kernel, "bias": None}}
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}"):
         select("global", tree([[1, 2], [3, 4]]), mask, 0.5, KEY)
 
 
 def test_a_mask_of_another_model():
-    with pytest.raises(ValueError, match="'a'"):
+    with pytest.raises(SettingsError, match=r"^mask: b/bias is nothing; allowed: bool\[3\]"):
         select("global", {"b": tree([[1, 2]])["a"]}, mask_of([[T, T]]), 0.5, KEY)

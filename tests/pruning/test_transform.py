@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import freeze
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssoup_jax import trees
-from ssoup_jax.pruning import apply_mask, dense_form, keep_masked_zero, masked
+from ssoup_jax.errors import SettingsError
+from ssoup_jax.pruning import apply_mask, dense_form, keep_masked_zero, mask_gradients, masked
 
 N_STEPS = 4
 
@@ -184,27 +186,81 @@ def test_it_has_no_state_and_takes_extra_arguments():
 
 def test_update_needs_the_params():
     transform = keep_masked_zero(MASK)
-    with pytest.raises(ValueError, match="keep_masked_zero needs the current weights"):
+    with pytest.raises(SettingsError, match="keep_masked_zero needs the current weights"):
         transform.update(random_tree(0), transform.init(random_tree(0)))
 
 
+KERNEL, BIAS = MASK["conv"]["kernel"], MASK["conv"]["bias"]
+ALLOWED = r"allowed: bool\[2, 2, 2, 3\], the shape of its weights, or None"
 MISFITS = {
-    "shape": {"conv": {**MASK["conv"], "kernel": np.ones((1, 1, 2, 3), bool)}},
-    "structure": {"conv": {"kernel": MASK["conv"]["kernel"]}},
+    "shape": ({"conv": {"bias": BIAS, "kernel": KERNEL[:1]}}, rf"conv/kernel is bool\[1, 2, 2, 3\]; {ALLOWED}"),
+    "dtype": ({"conv": {"bias": BIAS, "kernel": 1.0 * KERNEL}}, rf"conv/kernel is float64\[2, 2, 2, 3\]; {ALLOWED}"),
+    "missing": ({"conv": {"kernel": KERNEL}}, "conv/bias is nothing; "),
+    "too many": ({**MASK, "fc": BIAS}, r"fc is bool\[3\]; the params have no leaf of that name"),
+    "no leaf": ({"conv": None}, "conv/bias is nothing; "),
+    "container": ({"conv": freeze(MASK["conv"])}, "has not the structure of the params: "),
 }
 
 
 USES = {
-    "transform": lambda mask: keep_masked_zero(mask).update(random_tree(1), (), random_tree(0)),
+    "last": lambda mask: keep_masked_zero(mask).update(random_tree(1), (), random_tree(0)),
+    "first": lambda mask: mask_gradients(mask).update(random_tree(1), (), random_tree(0)),
+    "both": lambda mask: masked(optax.sgd(0.1), mask).update(random_tree(1), (), random_tree(0)),
+    "traced": lambda mask: jax.jit(keep_masked_zero(mask).update)(random_tree(1), (), random_tree(0)),
     "apply_mask": lambda mask: apply_mask(random_tree(0), mask),
 }
 
 
-@pytest.mark.parametrize("mask", MISFITS.values(), ids=MISFITS)
+@pytest.mark.parametrize(("mask", "says"), MISFITS.values(), ids=MISFITS)
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_a_mask_that_does_not_fit_is_an_error(mask, use):
-    with pytest.raises((ValueError, TypeError), match=r"shape|key"):
+def test_a_mask_that_does_not_fit_is_named_by_its_first_difference(mask, says, use):
+    with pytest.raises(SettingsError, match=f"^mask: {says}"):
         use(mask)
+
+
+WHOLE = {
+    "clipping": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "lars": optax.lars(0.1),
+    "lamb": optax.lamb(0.1),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_looks_at_whole_gradients_sees_no_pruned_weight(name):
+    optimizer = masked(WHOLE[name], MASK)
+    params, gradient = apply_mask(random_tree(0), MASK), random_tree(1)
+    huge = jax.tree.map(lambda g, kept: jnp.where(kept, g, jnp.float32(1e6)), gradient, MASK)
+    with jax.numpy_dtype_promotion("standard"):
+        found, small = (optimizer.update(g, optimizer.init(params), params)[0] for g in (huge, gradient))
+        unmasked, _ = WHOLE[name].update(huge, optimizer.init(params), params)
+    for one, other in zip(*map(jax.tree.leaves, (found, small)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kept = np.asarray(MASK["conv"]["kernel"])
+    assert not np.allclose(unmasked["conv"]["kernel"][kept], found["conv"]["kernel"][kept], rtol=1e-2)
+
+
+def test_gradients_of_pruned_weights_are_zero_and_others_stay():
+    found, _ = mask_gradients(WITH_NONE).update(random_tree(1), optax.EmptyState())
+    expected = apply_mask(random_tree(1), WITH_NONE)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["coupled decay", "adamw", "clipping"])
+def test_weights_of_half_precision_stay_zero_under_updates_of_single_precision(name):
+    def narrow(tree):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+
+    inner = (OPTIMIZERS | WHOLE)[name]
+    rate = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u.astype(jnp.float32) * 0.5, updates))
+    optimizer, params = masked(optax.chain(inner, rate), MASK), narrow(random_tree(0))
+    state = optimizer.init(params)
+    for seed in range(1, N_STEPS):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(narrow(random_tree(seed)), state, params)
+            params = optax.apply_updates(params, updates)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    assert_plus_zero_where_masked(jax.tree.map(np.float32, params), MASK)
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])

@@ -453,6 +453,7 @@ def test_any_pytree_is_a_batch_and_any_optax_optimizer_trains(execution):
             key = derive(keys[i], "step", number)
             loss_fn = functools.partial(squared_error, batch=batch, key=key)
             (loss, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, {"count": np.float32(0)})
+            gradients["w"] = gradients["w"] * mask["w"]
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
             params["w"] = params["w"] * mask["w"]
