@@ -79,7 +79,7 @@ class Pod:
     def in_turn(self, function: Callable[[], Result]) -> Result:
         """Calls a function in process 0 and then in the others, which find what it has left on the disk.
 
-        What the function does must not be agreed on.
+        What the function does may take any time, and must not be agreed on.
 
         Returns:
             Each process's own result, of any type.
@@ -89,8 +89,9 @@ class Pod:
         """
         own: list[Result] = []
         # The others get no result by a message, which is nothing for arrays.
-        self.first(lambda: own.append(function()))
-        return own[0] if own else function()
+        with self.patient():
+            self.first(lambda: own.append(function()))
+            return own[0] if own else function()
 
     def everyone(self, value: Any) -> list[Any]:
         """Returns what each process has, by its index, in every process; JSON."""

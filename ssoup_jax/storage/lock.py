@@ -72,7 +72,8 @@ def hold(
         RunError: a lock file cannot be made.
     """
     with contextlib.ExitStack() as stack:
-        pod.first(lambda: _take(paths, on_wait, poll_seconds, stack))
+        with pod.patient():  # another run may take days
+            pod.first(lambda: _take(paths, on_wait, poll_seconds, stack))
         yield
 
 

@@ -11,6 +11,7 @@ from tests.experiment import tiny
 from tests.pod.threads import together
 
 CHANGES = {"n_epochs": 1, "strategy": "Dense", "ood": "computed:contrast:1", "checkpoint_every": None}
+CHANGES |= {"execution": "auto"}  # others are for one process, and refused
 
 
 def test_processes_that_share_a_workdir_write_it_once(tmp_path, monkeypatch):

@@ -39,13 +39,14 @@ def test_process_0_is_through_before_the_others_begin_and_each_has_its_own_resul
         def function():
             began.append(pod.index)
             time.sleep(0.05 if pod.leads else 0)  # one that did not wait would be ahead
-            return {pod.index}, len(began)
+            return {pod.index}, len(began), pod.progress.patient
 
         return pod.in_turn(function)
 
     found, _ = together(size, act)
-    assert [own for own, _ in found] == [{index} for index in range(size)]
+    assert [own for own, _, _ in found] == [{index} for index in range(size)]
     assert (began[0], found[0][1]) == (0, 1)
+    assert [patient for _, _, patient in found] == [1] * size, "nobody is taken for stuck meanwhile"
     assert sorted(began) == list(range(size))
 
 
