@@ -22,7 +22,7 @@ from ssoup_jax.data import pictures, views
 from ssoup_jax.data.dataset import Dataset, Files, Split
 from ssoup_jax.data.feeds import Block, Examples, Part, cut, epoch_order, padded_blocks
 from ssoup_jax.data.views import View
-from ssoup_jax.errors import RunError
+from ssoup_jax.errors import RunError, one_line
 from ssoup_jax.keys import derive
 
 BLOCKS_AHEAD = 2
@@ -238,11 +238,11 @@ class Streaming:
         try:
             data = files.read(index)
         except OSError as error:
-            raise RunError(f"{files.describe(index)}: cannot be read: {_line(error)}") from error
+            raise RunError(f"{files.describe(index)}: cannot be read: {one_line(error)}") from error
         try:
             image = pictures.decode(data, files.rules)
         except Exception as error:
-            where, why = files.describe(index), _line(error)
+            where, why = files.describe(index), one_line(error)
             if not self._skip_undecodable:
                 hint = "data.skip_undecodable=True puts black ones in their place"
                 raise RunError(f"{where}: cannot be decoded: {why}; {hint}") from error
@@ -297,7 +297,3 @@ def _in_order(
     finally:
         for future in pending:
             future.cancel()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,6 @@
 """A user's own arrays from an `.npz` file."""
 
 import dataclasses
-import textwrap
 import zipfile
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from ssoup_jax.data import arrays, checks
 from ssoup_jax.data.dataset import Contents
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.errors import SettingsError, one_line
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -37,7 +36,7 @@ def read(path: Path, layout: str | None = None, n_classes: int | None = None) ->
         raise _error(path, str(error)) from None
     if others:
         instead = "; a tenth of x_train validates" if any("val" in name.lower() for name in others) else ""
-        ignored = f"{_line(path.name)}: not used: {_line(checks.some(others))}{instead}"
+        ignored = f"{one_line(path.name)}: not used: {one_line(checks.some(others))}{instead}"
         contents = dataclasses.replace(contents, notes=(*contents.notes, ignored))
     return contents
 
@@ -47,7 +46,7 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
         there = path.is_file()
     except OSError as error:
-        raise _error(path, f"cannot be read ({_line(error)})") from error
+        raise _error(path, f"cannot be read ({one_line(error)})") from error
     if not there:
         raise _error(path, "no such file")
     if not zipfile.is_zipfile(path):
@@ -57,12 +56,12 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         with np.load(path, allow_pickle=False) as file:
             for name in ARRAYS:
                 if name not in file.files:
-                    has = _line(", ".join(file.files)) or "nothing"
+                    has = one_line(", ".join(file.files)) or "nothing"
                     raise _error(path, f"array {name} is missing; found: {has}; needed: {', '.join(ARRAYS)}")
                 found[name] = _plain(path, name, file)
             others = [name for name in file.files if name not in ARRAYS]
     except (OSError, zipfile.BadZipFile) as error:
-        raise _error(path, f"cannot be read ({_line(error)})") from error
+        raise _error(path, f"cannot be read ({one_line(error)})") from error
     return found, others
 
 
@@ -70,18 +69,10 @@ def _plain(path: Path, name: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
     try:
         array = file[name]
     except Exception as error:  # what NumPy and zlib raise for objects and damaged bytes has no common class
-        raise _error(path, f"array {name} cannot be read; only plain arrays are ({_line(error)})") from error
+        raise _error(path, f"array {name} cannot be read; only plain arrays are ({one_line(error)})") from error
     if not isinstance(array, np.ndarray):
         raise _error(path, f"{name} is not an array; write it with numpy.savez")
     return array
-
-
-def _line(what: Exception | str) -> str:
-    """Makes one short line of what an error says or a file has for names."""
-    line = textwrap.shorten(str(what), 400, placeholder=" ...") or (
-        "" if isinstance(what, str) else type(what).__name__
-    )
-    return line if line.isprintable() else ascii(line)
 
 
 def _error(path: Path, what: str) -> SettingsError:

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import tarfile
-import textwrap
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssoup_jax.data.sources import tfds_door
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.errors import SettingsError, one_line
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -83,7 +82,7 @@ def prepare(
                     f"--manual_dir={archives.folder} --file_format=array_record; then TensorFlow may be removed again"
                 ) from error
             if isinstance(error, (ExtractError, *_DAMAGED)):
-                what = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' ...')}"
+                what = f"{type(error).__name__}: {one_line(error, 300)}"
                 raise SettingsError(f"an archive in {archives.folder} is damaged; replace it ({what})") from error
             raise
 
@@ -120,7 +119,7 @@ class _Archives:
         """Checks the archives that TFDS itself neither downloads nor checks."""
         how = self.builder.MANUAL_DOWNLOAD_INSTRUCTIONS
         if how and self.builder.name not in BY_HAND and all(name[0] == "." for name in os.listdir(self.folder)):
-            self.missing["what has to be put there by hand"] = textwrap.shorten(how, 300, placeholder=" ...")
+            self.missing["what has to be put there by hand"] = one_line(how, 300)
         for name, size in BY_HAND.get(self.builder.name, {}).items():
             path = self.folder / name
             if not path.is_file():
@@ -159,7 +158,7 @@ class _Archives:
     def failed(self, name: str, url: str, error: Exception) -> None:
         """Notes why a download failed."""
         if not isinstance(error, SettingsError):
-            self.missing[name] = f"{url}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
+            self.missing[name] = f"{url}: {one_line(error, 200)}"
 
     def refuse_kaggle(self) -> bool:
         """Notes that data which only Kaggle has are missing where downloading is switched off."""

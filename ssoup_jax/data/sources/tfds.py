@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import os
 import re
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from ssoup_jax.data.dataset import Contents, Encoded, Split
 from ssoup_jax.data.pictures import AS_PILLOW, Rules
 from ssoup_jax.data.sources import cache, prepare, tfds_door
-from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.errors import RunError, SettingsError, one_line
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -144,7 +143,8 @@ class Records:
                 source = self._sources[os.getpid()] = self._open()
             return bytes(source[int(index)][self.image])
         except Exception as error:  # what the libraries raise has no common class
-            raise RunError(f"{self.describe(index)}: cannot be read ({_line(error)})") from error
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise RunError(f"{self.describe(index)}: cannot be read ({why})") from error
 
     def describe(self, index: int) -> str:
         """Returns the record's number, split and data set."""
@@ -208,11 +208,7 @@ def _blame(what: str) -> Iterator[None]:
     except SettingsError as error:
         raise SettingsError(f"{what}: {error}") from error.__cause__
     except Exception as error:
-        raise SettingsError(f"{what}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400, placeholder=' ...')}"
+        raise SettingsError(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
