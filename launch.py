@@ -5,7 +5,6 @@ stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpo
 stops at once.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -32,12 +31,12 @@ _HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
 _DISTRIBUTED = flags.DEFINE_string(
-    "distributed", "none", "Several processes that are one run: none, auto (by the flags below), slurm, ompi, k8s, tpu."
+    "distributed", "none", "Many processes as one run: none, auto (whatever the environment or flags say), slurm, ..."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where a cluster does not say.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, where a cluster does not say.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where a cluster does not say.")
-_HEARTBEAT = flags.DEFINE_float("heartbeat", 10.0, "Seconds without a word after which a process is gone.", 1.0)
+_HEARTBEAT = flags.DEFINE_float("heartbeat", 60.0, "Seconds without a word after which a process is gone.", 1.0)
 _STALL = flags.DEFINE_float("stall_minutes", 60.0, "Minutes after which a process that does not go on is stuck.", 0.1)
 
 
@@ -107,9 +106,10 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     # Before these imports, which take seconds.
-    with contextlib.ExitStack() as files, Stop() as stop:
+    with Stop() as stop:
         pod = ALONE
         try:
+            workdir = _folder(_WORKDIR.value)
             notes = devices.configure()
             from ssoup_jax.config import make_settings
             from ssoup_jax.experiment.run import run
@@ -118,12 +118,12 @@ def main(argv: list[str]) -> None:
             pod = _pod()
             stop.share(pod)
             devices.start()
-            console = Console(None if pod.leads else files.enter_context(Path(os.devnull).open("w")))
+            console = Console()
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            run(settings, Path(os.path.expanduser(_WORKDIR.value)), console, stop, pod)
+            run(settings, workdir, console, stop, pod)
             finish(pod)
         except Exception as error:
             if pod.size > 1:
@@ -133,13 +133,24 @@ def main(argv: list[str]) -> None:
             leave(error)
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise SettingsError(
+            f"--workdir: found {text!r}, expected a folder; a bucket can be mounted, or copied to later"
+        )
+    return Path(os.path.expanduser(text))
+
+
 def _pod() -> Pod:
     """Meets the other processes of this run, if it is asked to."""
     given = Found(_PROCESS_ID.value, _NUM_PROCESSES.value, _COORDINATOR.value)
     place = find(_DISTRIBUTED.value, given, os.environ)
     if _DISTRIBUTED.value == "none" and (note := unasked(os.environ)):
         print(note, file=sys.stderr)
-    return start(place, _HEARTBEAT.value, 60 * _STALL.value, lambda line: print(line, file=sys.stderr))
+    pod = start(place, _HEARTBEAT.value, 60 * _STALL.value, print)
+    if not pod.leads:  # libraries print, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return pod
 
 
 if __name__ == "__main__":

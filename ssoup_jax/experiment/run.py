@@ -51,7 +51,8 @@ def run(
     check_same(pod, settings.record())
     check_shared(pod, workdir)
     options = settings.data.options()
-    dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
+    with pod.patient():  # process 0 may have to download
+        dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
     plan = _plan(settings, dataset.fingerprint, context.imported)

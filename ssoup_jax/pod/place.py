@@ -14,7 +14,10 @@ _NOT_READ = {
     "JAX_NUM_PROCESSES": "--num_processes",
     "JAX_PROCESS_ID": "--process_id",
 }
-_SIZES = {"slurm": "SLURM_STEP_NUM_TASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}
+_STEPS = {
+    "slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "ompi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def _checked(found: Found) -> Place:
 
 
 def unasked(env: Mapping[str, str]) -> str | None:
-    """Returns a line for whoever starts many processes and does not ask for a pod; None: there is one process."""
-    for name, variable in _SIZES.items():
-        if env.get(variable, "1") not in ("", "1"):
-            return f"note: {env[variable]} processes run this, each on its own; --distributed={name} makes them one run"
+    """Returns a line for whoever starts many processes and does not ask for a pod; None: not in this process."""
+    for name, (index, size) in _STEPS.items():
+        if env.get(index) == "0" and env.get(size, "1") != "1":
+            return f"note: {env[size]} processes run this, each on its own; --distributed={name} makes them one run"
     return None

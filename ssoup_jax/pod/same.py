@@ -31,10 +31,15 @@ def check_same(pod: Pod, facts: Mapping[str, Any]) -> None:
     own = {name: _short(value) for name, value in facts.items()}
     led = pod.agree(own)
     found = next((name for name in [*led, *own] if own.get(name) != led.get(name)), None)
-    for index, (name, value) in enumerate(pod.everyone([found, own.get(found, "nothing")])):
-        if name is not None:
-            other = led.get(name, "nothing")
-            raise SettingsError(f"{name}: {pod.named(index)} has {value}, and {pod.named(0)} has {other}")
+    differences = pod.everyone([found, own.get(found, "nothing")])
+
+    def judge() -> None:
+        for index, (name, value) in enumerate(differences):
+            if name is not None:
+                other = led.get(name, "nothing")
+                raise SettingsError(f"{name}: {pod.named(index)} has {value}, and {pod.named(0)} has {other}")
+
+    pod.first(judge)
 
 
 def check_shared(pod: Pod, workdir: Path, seconds: float = _VISIBLE_SECONDS) -> None:
@@ -56,15 +61,18 @@ def check_shared(pod: Pod, workdir: Path, seconds: float = _VISIBLE_SECONDS) -> 
     while not (seen := mark.exists()) and time.monotonic() < until:
         time.sleep(_POLL_SECONDS)
     everyone = pod.everyone([seen, str(workdir.absolute())])
-    if pod.leads:
+
+    def judge() -> None:
         with contextlib.suppress(OSError):
             mark.unlink()
-    for index, (seen, where) in enumerate(everyone):
-        if not seen:
-            raise SettingsError(
-                f"workdir: {where} of {pod.named(index)} does not show what {pod.named(0)} writes to {everyone[0][1]}; "
-                "it has to be one folder of a disk that all hosts share"
-            )
+        for index, (seen, where) in enumerate(everyone):
+            if not seen:
+                raise SettingsError(
+                    f"workdir: {where} of {pod.named(index)} does not show what {pod.named(0)} writes to "
+                    f"{everyone[0][1]}; it has to be one folder of a disk that all hosts share"
+                )
+
+    pod.first(judge)
 
 
 def _leave_mark(workdir: Path) -> str:

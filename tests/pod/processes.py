@@ -131,6 +131,10 @@ class Processes:
             self._processes[index].send_signal(number)
         self._last = time.monotonic()
 
+    def pid(self, index: int) -> int:
+        """Returns a process's number."""
+        return self._processes[index].pid
+
     def out(self, index: int) -> str:
         """Returns what a process has printed so far."""
         return Path(self._log(index, "out")).read_text()

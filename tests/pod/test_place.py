@@ -271,13 +271,20 @@ def test_what_is_not_installed_is_named(monkeypatch, distributed, env, extra):
     ("env", "expected"),
     [
         ({}, None),
-        (SLURM, "note: 8 processes run this, each on its own; --distributed=slurm makes them one run"),
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        (SLURM, None),
+        (
+            SLURM | {"SLURM_PROCID": "0"},
+            "note: 8 processes run this, each on its own; --distributed=slurm makes them one run",
+        ),
+        (SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
         (BATCH, None),
-        (OMPI5, "note: 4 processes run this, each on its own; --distributed=ompi makes them one run"),
+        (
+            OMPI5 | {"OMPI_COMM_WORLD_RANK": "0"},
+            "note: 4 processes run this, each on its own; --distributed=ompi makes them one run",
+        ),
     ],
 )
-def test_many_processes_that_are_no_pod_are_told(env, expected):
+def test_many_processes_that_are_no_pod_are_told_once(env, expected):
     assert place.unasked(env) == expected
 
 
