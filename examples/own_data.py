@@ -61,7 +61,7 @@ def loss(params, batch, key):
 TASK = Task(stateless(loss), optax.adam)
 
 
-def main(dense: int = 500, retrain: int = 200) -> list[list[str]]:
+def main(dense: int = 1500, retrain: int = 500) -> list[list[str]]:
     """Trains and prunes with each pipeline; returns the table's rows."""
     pipelines = {"NumPy": generator}
     if importlib.util.find_spec("grain"):
@@ -95,6 +95,6 @@ def main(dense: int = 500, retrain: int = 200) -> list[list[str]]:
 if __name__ == "__main__":
     devices.configure()  # XLA's flags for speed, before the first computation
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dense", type=int, default=500)
-    parser.add_argument("--retrain", type=int, default=200)
+    parser.add_argument("--dense", type=int, default=1500)
+    parser.add_argument("--retrain", type=int, default=500)
     main(**vars(parser.parse_args()))
