@@ -118,7 +118,7 @@ class Stop:
             yield
             if self._saving == 1:
                 self._pod.wait()
-                unseen = self.asked()
+                unseen = self._agreed()
         finally:
             with self._deciding:
                 self._saving -= 1
@@ -129,6 +129,9 @@ class Stop:
 
     def asked(self) -> bool:
         """Tells whether a signal has asked for a stop; the same in all processes of a pod, which all ask."""
+        return self._agreed()
+
+    def _agreed(self) -> bool:
         name = self._pod.first(lambda: self.requested.name if self.requested else self._pod.asked())
         if name is not None:
             self.requested = signal.Signals[name]
