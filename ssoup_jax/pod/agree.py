@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from ssoup_jax.errors import RunError, SettingsError, UserError, one_line
+from ssoup_jax.errors import RunError, UserError, one_line
 from ssoup_jax.pod.leave import leave
 from ssoup_jax.pod.lifeline import Lifeline, Progress
-from ssoup_jax.pod.meet import name
+from ssoup_jax.pod.meet import as_message, error_of, name
 
 Result = TypeVar("Result")
 
 _TOGETHER = 500  # calls after which all wait for each other, so that what was said before has been heard
 _ECHO_SECONDS = 2.0
 _FOREVER_MS = 7 * 24 * 3600 * 1000
-_ERRORS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Pod:
         try:
             value = function()
         except UserError as error:
-            self._say(key, {"error": type(error).__name__, "line": str(error)})
+            self._say(key, as_message(error))
             raise
         self._say(key, {"value": value})
         return value
@@ -200,8 +199,8 @@ class _Elsewhere(Exception):
 
 
 def _heard(said: dict[str, Any]) -> Any:
-    if "error" in said:
-        raise _ERRORS.get(said["error"], RunError)(said["line"]) from _Elsewhere()
+    if error := error_of(said):
+        raise error from _Elsewhere()
     return said["value"]
 
 

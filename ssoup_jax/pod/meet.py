@@ -27,6 +27,19 @@ _LONGEST = 1 << 20
 _KINDS = {kind.__name__: kind for kind in (SettingsError, RunError)}
 
 
+def as_message(error: UserError) -> dict[str, str]:
+    """Returns an error as a message to other processes."""
+    return {"error": type(error).__name__, "line": str(error)}
+
+
+def error_of(message: Any) -> UserError | None:
+    """Returns the error of a message, see `as_message`; None: it is another one."""
+    match message:
+        case {"error": kind, "line": line}:
+            return _KINDS.get(kind, RunError)(line)
+    return None
+
+
 @dataclass(frozen=True)
 class Met:
     """Processes that have met.
@@ -178,7 +191,7 @@ def _turn_away(server: socket.socket, size: int, came: list[_Guest], error: User
     until, told = time.monotonic() + _LATE_SECONDS * isinstance(error, SettingsError), 0
     while guest := came.pop() if came else _next(server, until) if told < size - 1 else None:
         with contextlib.suppress(OSError), guest.connection:
-            _send(guest.connection, {"error": type(error).__name__, "line": str(error)})
+            _send(guest.connection, as_message(error))
         told += 1
 
 
@@ -199,9 +212,8 @@ def _join(place: Place, greeting: dict[str, Any], until: float, seconds: float) 
         case {"hosts": hosts, "port": port}:
             return Met(tuple(hosts), port, {0: connection})
     connection.close()
-    match answer:
-        case {"error": kind, "line": line}:
-            raise _KINDS.get(kind, RunError)(line)
+    if error := error_of(answer):
+        raise error
     raise RunError(f"process 0 at {where} is gone before all had come; start all again")
 
 
