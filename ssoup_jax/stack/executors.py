@@ -115,9 +115,9 @@ def run(
     Raises:
         SettingsError: there is no such executor.
     """
-    m, active = _members(state, inputs, active)
+    (name, _, shape), (m, active) = parse(execution), _members(state, inputs, active)
     state = hold(execution, state)
-    if parse(execution).name == "loop":
+    if name == "loop":
         outputs = {}
         for i in active:
             program, arguments = _alone(fn, shared, state, inputs, i)
@@ -128,7 +128,7 @@ def run(
     for part in _parts(execution, active, m):
         program, arguments = _some(execution, fn, shared, state, inputs, part)
         state, own = program(*arguments)
-        state = Spread(state, m, mesh.of(parse(execution).mesh)) if parse(execution).mesh else state
+        state = state if shape is None else Spread(state, m, mesh.of(shape))
         outputs = own if outputs is None else jax.tree.map(jnp.add, outputs, own)
     return state, outputs
 
@@ -146,7 +146,7 @@ def compiled(
     if parse(execution).name == "loop":
         calls = [_alone(fn, shared, state, inputs, active[0])]
     else:
-        parts = {len(part): part for part in _parts(execution, active, m)}
+        parts = {np.shape(part)[-1]: part for part in _parts(execution, active, m)}
         calls = [_some(execution, fn, shared, state, inputs, part) for part in parts.values()]
     return [program.lower(*arguments).compile() for program, arguments in calls]
 

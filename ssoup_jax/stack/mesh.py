@@ -58,18 +58,22 @@ def put_members(stack: PyTree, mesh: Mesh) -> PyTree:
 
 def needed(m: int, mesh: Mesh) -> list[int]:
     """Returns the members that some device of this process runs."""
-    length = -(-m // mesh.shape[MEMBER])
-    own = [any(device.process_index == jax.process_index() for device in group.flat) for group in mesh.devices]
+    length, own = -(-m // mesh.shape[MEMBER]), _mine(mesh).any(1)
     return [index for index in range(m) if own[index // length]]
 
 
 def part(m: int, mesh: Mesh) -> Part | None:
     """Returns what this process needs of the batches of m members; None: all of it."""
-    mine = np.array([[device.process_index == jax.process_index() for device in group] for group in mesh.devices])
+    mine = _mine(mesh)
     if mine.all():
         return None
     ranks = np.flatnonzero(mine.any(0))
     return Part(tuple(needed(m, mesh)), int(ranks[0]), int(ranks[-1]) + 1, mesh.shape[DATA])
+
+
+def _mine(mesh: Mesh) -> np.ndarray:
+    """Tells which devices are this process's, bool `[groups, devices of each]`."""
+    return np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
 
 
 def read_members(m: int, read: Callable[[int], PyTree], mesh: Mesh) -> PyTree:
@@ -130,10 +134,9 @@ def own(tree: PyTree, mesh: Mesh) -> Iterator[tuple[int, PyTree]]:
         The member's place in the stack, and its tree.
     """
     rounds = trees.stack_size(tree) // mesh.shape[MEMBER]
-    for group, device in enumerate(mesh.devices[:, 0]):
-        if device.process_index == jax.process_index():
-            block = jax.tree.map(lambda leaf, device=device: _block_on(leaf, device), tree)
-            yield from ((group * rounds + i, trees.member(block, i)) for i in range(rounds))
+    for group in np.flatnonzero(_mine(mesh)[:, 0]).tolist():
+        block = jax.tree.map(functools.partial(_block_on, device=mesh.devices[group, 0]), tree)
+        yield from ((group * rounds + i, trees.member(block, i)) for i in range(rounds))
 
 
 def fetch(tree: PyTree, index: int, mesh: Mesh) -> PyTree:
@@ -146,7 +149,7 @@ def fetch(tree: PyTree, index: int, mesh: Mesh) -> PyTree:
     """
     rounds = trees.stack_size(tree) // mesh.shape[MEMBER]
     group, place = divmod(index, rounds)
-    if all(device.process_index == jax.process_index() for device in mesh.devices.flat):
+    if _mine(mesh).all():
         device = mesh.devices[group, 0]
         return jax.tree.map(lambda leaf: _block_on(leaf, device)[place], tree)
     numbers = everywhere((np.int32(group), np.int32(place)), mesh)
@@ -166,21 +169,17 @@ def _told(mesh, tree, group, place):
         mine = jax.lax.axis_index(MEMBER) == group
 
         def leaf_from_all(leaf):
-            bits = leaf[place] if leaf.dtype == bool else _bits(leaf[place])
-            sent = jax.lax.psum(
-                jnp.where(mine, bits.astype(jnp.uint8 if leaf.dtype == bool else bits.dtype), 0), MEMBER
-            )
-            return sent.astype(bool) if leaf.dtype == bool else jax.lax.bitcast_convert_type(sent, leaf.dtype)
+            kind = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+            if leaf.dtype == bool:  # which has no bits to be read as a number's
+                return jax.lax.psum(jnp.where(mine, leaf[place].astype(kind), 0), MEMBER).astype(bool)
+            bits = jax.lax.bitcast_convert_type(leaf[place], kind)
+            return jax.lax.bitcast_convert_type(jax.lax.psum(jnp.where(mine, bits, 0), MEMBER), leaf.dtype)
 
         return jax.tree.map(leaf_from_all, tree)
 
     return jax.shard_map(tell, mesh=mesh, in_specs=(P(MEMBER), P(), P()), out_specs=P(), check_vma=False)(
         tree, group, place
     )
-
-
-def _bits(leaf: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
