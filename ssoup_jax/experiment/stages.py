@@ -142,7 +142,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     spec: Soup = stage.spec
     # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
     candidates, labels = _healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
-    mask, stack = candidates[0].load().mask, _gathered(context, spec, candidates)
+    mask, stack = _gathered(context, spec, candidates)
     keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
     def soup_of(weights: soups.Weights) -> Variables:
@@ -166,7 +166,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
     every = selected = records.describe_group(context, stack)
     if len(ingredients) < len(candidates):
-        selected = records.describe_group(context, _gathered(context, spec, [candidates[i] for i in ingredients]))
+        selected = records.describe_group(context, _ingredients(context, spec, stack, candidates, ingredients))
     record["warnings"] += doubts.of_soup(
         record["metrics"],
         [candidates[i].record["metrics"] for i in ingredients],
@@ -182,8 +182,11 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     )
 
 
-def _gathered(context: Context, spec: Soup, candidates: list[Stored]) -> Held:
+def _gathered(context: Context, spec: Soup, candidates: list[Stored]) -> tuple[PyTree, Held]:
     """Brings candidates together where they are needed; a process of a pod reads those of its own devices.
+
+    Returns:
+        The mask that they share, and the stack of them.
 
     Raises:
         RunError: their masks differ.
@@ -197,8 +200,15 @@ def _gathered(context: Context, spec: Soup, candidates: list[Stored]) -> Held:
 
     execution = context.executor(len(candidates), spec.batch_size)
     if names.parse(execution).mesh is None:
-        return trees.stack([read(index) for index in range(len(candidates))])
-    return executors.assemble(execution, len(candidates), read)
+        return first.mask, trees.stack([read(index) for index in range(len(candidates))])
+    return first.mask, executors.assemble(execution, len(candidates), read)
+
+
+def _ingredients(context: Context, spec: Soup, stack: Held, candidates: list[Stored], ingredients: list[int]) -> Held:
+    """Returns the stack of some of the candidates; members of a spread one do not move, so these are read again."""
+    if isinstance(stack, held.Spread):
+        return _gathered(context, spec, [candidates[i] for i in ingredients])[1]
+    return trees.member(stack, np.array(ingredients))
 
 
 def _prune(spec: Retrain, parent: Artifact) -> tuple[Variables, PyTree]:
