@@ -24,14 +24,14 @@ from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.clusters import Found
-from ssoup_jax.pod.place import find, unasked
+from ssoup_jax.pod.place import HOW, find, unasked
 from ssoup_jax.pod.start import finish, start
 
 _HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
 _DISTRIBUTED = flags.DEFINE_string(
-    "distributed", "none", "Many processes as one run: none, auto (whatever the environment or flags say), slurm, ..."
+    "distributed", "none", f"Many processes as one run: {', '.join(HOW)}; auto: whatever environment and flags say."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where a cluster does not say.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, where a cluster does not say.")

@@ -1,5 +1,6 @@
 """The few pytree verbs everybody uses: stack, unstack, mean."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -140,11 +141,23 @@ def describe(leaves: dict[str, Any], name: str) -> str:
     """Spells the leaf of that name as `'float32[3, 4]'`; `'nothing'` where there is none."""
     if name not in leaves:
         return "nothing"
-    leaf = leaves[name]
-    if leaf is None:
-        return "None"
+    return "None" if leaves[name] is None else spell(leaves[name])
+
+
+def spell(leaf: ArrayLike | jax.ShapeDtypeStruct) -> str:
+    """Spells an array, or a number, as `'float32[3, 4]'`."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
     return f"{dtype}{list(np.shape(leaf))}"
+
+
+def digest(tree: PyTree) -> str:
+    """Returns the SHA-256 of a tree's leaves: their names, shapes, dtypes and bytes; None is a leaf."""
+    found = hashlib.sha256()
+    for name, leaf in named_leaves(tree).items():
+        own = np.ascontiguousarray(jax.device_get(leaf)) if leaf is not None else np.zeros(0)
+        found.update(f"{name} {own.dtype} {own.shape if leaf is not None else None}\n".encode())
+        found.update(own.tobytes())
+    return found.hexdigest()
 
 
 def _is_none(leaf: Any) -> bool:

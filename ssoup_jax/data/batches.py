@@ -1,6 +1,5 @@
 """One's own data as a feed: arrays in memory, or whatever yields batches of NumPy arrays."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from ssoup_jax.data.feeds import Block, Feed, Part, Resident
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.identity import identity
-from ssoup_jax.trees import PyTree, first_difference, named_leaves
+from ssoup_jax.trees import PyTree, digest, first_difference, named_leaves, spell
 
 STEPS_PER_BLOCK = 16
 """How many batches of a stream are put on the device at a time."""
@@ -61,7 +60,7 @@ def from_arrays(arrays: PyTree, batch_size: int) -> Batches:
     examples = jax.device_put(arrays)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), examples)
     feed = Resident(examples, {"train": np.arange(n, dtype=np.int32)})
-    return Batches(feed, batch_size, like, True, lambda: _digest(arrays))
+    return Batches(feed, batch_size, like, True, lambda: digest(arrays))
 
 
 def from_batches(
@@ -203,9 +202,7 @@ def _n_rows(what: str, tree: PyTree) -> int:
         raise SettingsError(f"{what}: found no array")
     for name, leaf in leaves.items():
         if not np.shape(leaf) or not leaf.shape[0]:
-            raise SettingsError(
-                f"{what}: {name} is {leaf.dtype}{list(np.shape(leaf))}; its first axis is the examples'"
-            )
+            raise SettingsError(f"{what}: {name} is {spell(leaf)}; its first axis is the examples'")
     (first, size), *others = [(name, leaf.shape[0]) for name, leaf in leaves.items()]
     for name, own in others:
         if own != size:
@@ -216,14 +213,6 @@ def _n_rows(what: str, tree: PyTree) -> int:
 def _seed(key_data: np.ndarray) -> int:
     """Reads a key as a number: that of `jax.random.key(n)` is n."""
     return int.from_bytes(key_data.astype(">u4").tobytes(), "big")
-
-
-def _digest(arrays: PyTree) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in named_leaves(arrays).items():
-        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _identity(batches: Iterable | Callable) -> str:

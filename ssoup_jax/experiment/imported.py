@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 
 from ssoup_jax.config import Settings
 from ssoup_jax.errors import SettingsError
@@ -80,10 +79,8 @@ def read(settings: Settings, classifier: Classifier, split: str | None) -> Impor
 
 
 def _pruned(settings: Settings, mask: PyTree) -> float:
-    among = masks.restrict(mask, settings.prune_only, settings.prune_except)
-    kept = masks.prunable_leaves(among, among).values()
-    n_weights = sum(leaf.size for leaf in kept)
-    n_pruned = n_weights - sum(map(np.count_nonzero, kept))
+    n_weights, n_kept = masks.count(masks.restrict(mask, settings.prune_only, settings.prune_except))
+    n_pruned = n_weights - n_kept
     if n_pruned and prune_count(settings.goal_sparsity, n_weights) <= n_pruned:
         raise SettingsError(
             f"goal_sparsity: found {settings.goal_sparsity}; {n_pruned / n_weights:.2%} of the prunable weights of "

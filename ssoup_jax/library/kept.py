@@ -62,23 +62,13 @@ def stage_name(
         identity(part) for part in (_inner(task.loss), task.optimizer, task.moments, score) if part is not None
     ]
     what = [
-        *(FORMAT, number, parent if isinstance(parent, str) else digest(parent)),
-        digest((hyper.values, np.asarray(hyper.n_steps), hyper.key_data)),
+        *(FORMAT, number, parent if isinstance(parent, str) else trees.digest(parent)),
+        trees.digest((hyper.values, np.asarray(hyper.n_steps), hyper.key_data)),
         *(functions, batches.fingerprint(), batches.batch_size),
         [_spelled(part) for part in (selector, weights)],
         *settings,
     ]
     return str(Name("Ensemble", number, hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]))
-
-
-def digest(tree: PyTree) -> str:
-    """Returns the SHA-256 of a tree's leaves: their names, shapes, dtypes and bytes."""
-    found = hashlib.sha256()
-    for name, leaf in trees.named_leaves(tree).items():
-        own = np.ascontiguousarray(jax.device_get(leaf)) if leaf is not None else np.zeros(0)
-        found.update(f"{name} {own.dtype} {own.shape if leaf is not None else None}\n".encode())
-        found.update(own.tobytes())
-    return found.hexdigest()
 
 
 def _inner(loss: Callable) -> Callable:

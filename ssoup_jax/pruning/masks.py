@@ -89,6 +89,12 @@ def prunable_leaves(tree: PyTree, mask: PyTree) -> dict[str, jax.Array]:
     return {path_name(path): leaf for (path, leaf), own in zip(leaves, kept, strict=True) if own is not None}
 
 
+def count(mask: PyTree, among: PyTree | None = None) -> tuple[int, int]:
+    """Counts the weights that may be pruned, of those that `among` leaves if it is given, and how many a mask keeps."""
+    kept = [np.asarray(leaf) for leaf in prunable_leaves(mask, mask if among is None else among).values()]
+    return sum(leaf.size for leaf in kept), sum(map(np.count_nonzero, kept))
+
+
 def restrict(mask: PyTree, only: str | None = None, except_: str | None = None) -> PyTree:
     """Leaves layers out of what may be pruned; for `select`, which takes it beside the mask that is carried on.
 

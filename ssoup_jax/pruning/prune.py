@@ -1,10 +1,9 @@
 """Pruning to a sparsity, for one's own loop: weights and mask in, weights and mask out."""
 
 import jax
-import numpy as np
 
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.pruning.masks import check_mask, prunable_leaves
+from ssoup_jax.pruning.masks import check_mask, count
 from ssoup_jax.pruning.selectors import Selector, named, select
 from ssoup_jax.pruning.transform import apply_mask
 from ssoup_jax.trees import PyTree
@@ -46,8 +45,7 @@ def prune(
     """
     selector = named(selector, "selector")
     check_mask(mask, params)
-    kept = [np.asarray(leaf) for leaf in prunable_leaves(mask, mask if among is None else among).values()]
-    n_weights, n_kept = sum(leaf.size for leaf in kept), sum(map(np.count_nonzero, kept))
+    n_weights, n_kept = count(mask, among)
     if not 0 <= sparsity <= 1:
         raise SettingsError(f"sparsity: found {sparsity!r}; allowed: a number from 0 to 1")
     n_cut = n_kept - (n_weights - round(sparsity * n_weights))

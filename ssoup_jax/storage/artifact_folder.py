@@ -11,7 +11,7 @@ from ssoup_jax.errors import RunError, one_line
 from ssoup_jax.storage import arrays, manifest
 from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.storage.layout import RECORD, STATE
-from ssoup_jax.trees import PyTree, path_name
+from ssoup_jax.trees import PyTree, named_leaves, path_name
 
 
 def write(folder: Path, tree: PyTree, record: dict[str, Any]) -> None:
@@ -78,8 +78,10 @@ def load(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
 def read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """Reads what `load` does, without comparing it with the manifest."""
     try:
-        stored = _by_name(arrays.read(folder / STATE))
-        found, wanted = ({name: arrays.spec(leaf) for name, leaf in tree.items()} for tree in (stored, _by_name(like)))
+        stored = named_leaves(arrays.read(folder / STATE))
+        found, wanted = (
+            {name: arrays.spec(leaf) for name, leaf in leaves.items()} for leaves in (stored, named_leaves(like))
+        )
         if found != wanted:
             name = min(found.items() ^ wanted.items())[0]
             raise ValueError(f"{name}: found {found.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}")
@@ -87,7 +89,3 @@ def read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         raise RunError(f"{folder / STATE}: cannot be read ({one_line(error)}); delete the folder to redo it") from None
     tree = jax.tree_util.tree_map_with_path(lambda path, _: stored[path_name(path)], like)
     return tree, read_record(folder)
-
-
-def _by_name(tree: PyTree) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -113,9 +113,7 @@ def check_names(optimizer: Callable, given: Iterable[str]) -> None:
 
 
 def _spell(found: Any) -> str:
-    if hasattr(found, "shape"):
-        return f"{found.dtype}{list(found.shape)}"
-    return type(found).__name__
+    return trees.spell(found) if hasattr(found, "shape") else type(found).__name__
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def score(
 def count(
     classifier: Classifier,
     feed: Feed,
-    variables: Variables,
+    variables: Held,
     split: str,
     execution: str,
     on_line: Callable[[str], None] = lambda line: None,

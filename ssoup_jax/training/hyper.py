@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.trees import spell
 
 Value = float | Callable[[int], float]
 """A number, or an optax schedule: a function of the step."""
@@ -76,7 +77,7 @@ def hyper(
         raise SettingsError(f"n_steps: found {n_steps!r}; allowed: a whole number from 1, or {m}, one for each member")
     keys = jax.random.split(key, m) if key.ndim == 0 else key
     if keys.shape != (m,) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise SettingsError(f"key: found {key.dtype}{list(key.shape)}; allowed: jax.random.key(n), or {m} such keys")
+        raise SettingsError(f"key: found {spell(key)}; allowed: jax.random.key(n), or {m} such keys")
     found = {name: _table(name, value, steps) for name, value in values.items()}
     return Hyper(found, steps, keys, [f"member {i}" for i in range(m)])
 
