@@ -170,6 +170,7 @@ class Stop:
 
     def _leave_together(self, number: signal.Signals) -> NoReturn:
         self._pod.part()  # or the first to go would be missed
+        self._pod.outlast()
         leave(128 + number, str(Stopped(number)) if self._pod.leads else "")
 
 

@@ -181,6 +181,11 @@ class Pod:
         if self.lifeline:
             self.lifeline.part()
 
+    def outlast(self) -> None:
+        """Lets the others end first, after `part`, in process 0."""
+        if self.lifeline:
+            self.lifeline.outlast()
+
     def _next(self) -> int:
         self.progress.count += 1
         if not self.progress.count % _TOGETHER:

@@ -130,6 +130,16 @@ class Lifeline:
         if not self._all_parted():
             self._over.wait(self.heartbeat if self.index else None)
 
+    def outlast(self) -> None:
+        """Waits, as process 0 and after `part`, until the others have ended: they would miss JAX's service in it."""
+        until = time.monotonic() + _FAREWELL
+        self._over.wait(_FAREWELL)
+        for connection in () if self.index else self.sockets.values():
+            with contextlib.suppress(OSError):
+                connection.settimeout(max(0.01, until - time.monotonic()))
+                while connection.recv(1 << 16):
+                    connection.settimeout(max(0.01, until - time.monotonic()))
+
     def _all_parted(self) -> bool:
         return all(other.parted or other.lost for other in self._others.values())
 
