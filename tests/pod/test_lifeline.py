@@ -2,9 +2,11 @@
 
 import signal
 import socket
+import threading
 
 import pytest
 
+from ssoup_jax.pod.lifeline import Lifeline
 from tests.pod.processes import Processes
 
 KEPT = "finished stages and checkpoints are kept; start all again"
@@ -93,3 +95,21 @@ def test_who_has_done_its_work_is_not_missed():
     with pod("parts") as processes:
         ends = processes.end(20)
     assert [(ended.code, ended.err) for ended in ends] == [(0, "")] * 3
+
+
+def test_process_0_outlasts_the_others():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    first, second = Lifeline(0, ("a", "b"), {1: ours}, 60.0), Lifeline(1, ("a", "b"), {0: theirs}, 60.0)
+    for lifeline in (first, second):
+        lifeline.start()
+    waiting = threading.Thread(target=lambda: (first.part(), first.outlast()))
+    waiting.start()
+    second.part()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    theirs.close()  # as the system does when a process has ended
+    waiting.join(10)
+    assert not waiting.is_alive()
+    ours.close()
