@@ -29,6 +29,12 @@ _FOREIGN = re.compile(
     re.IGNORECASE,
 )
 
+# What a shell runs in the background ignores Ctrl-C, and so does all that it starts, such as tests and their processes.
+_AS_FROM_A_TERMINAL = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -94,7 +100,7 @@ class Processes:
             with open(self._log(index, "out"), "w") as out, open(self._log(index, "err"), "w") as err:
                 self._processes.append(
                     subprocess.Popen(
-                        [sys.executable, *words],
+                        [sys.executable, "-c", _AS_FROM_A_TERMINAL, *words],
                         cwd=folder,
                         env=clean_environment(JAX_NUM_CPU_DEVICES=str(devices), **own),
                         stdin=subprocess.DEVNULL,
