@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
     config.data.follow_links = False  # whether links in a folder of images may lead anywhere on its own file system
     config.data.layout = placeholder(str)  # of the arrays of npz and idx: 'NHWC', 'NCHW'; None: refuse what looks NCHW
     config.data.n_classes = placeholder(int)  # None: as many as the data say, for npz and idx the largest label + 1
-    config.data.split = placeholder(
-        str
-    )  # which tenth of the training images validates; None: our own; 'reference': that
-    #   of the authors' PyTorch code, for a dense model that it trained
+    config.data.split = placeholder(str)  # which tenth of the training images validates; None: our own;
+    #   'reference': that of the authors' PyTorch code, for a dense model that it trained
+    config.data.n_train = placeholder(int)  # how many training images are used; None: all that do not validate
+    config.data.shrink = placeholder(int)  # images of arrays get that many times smaller to a side; None: as they are
     config.data.on_device = placeholder(bool)  # whether all images stay on the device; None: if they fit
     config.data.image_size = 224  # pixels to a side that images of different sizes are cropped to
     config.data.workers = placeholder(int)  # threads that decode streamed images; 0: none; None: as many as cores

@@ -81,6 +81,8 @@ class DataSettings(BaseModel):
     layout: str | None
     n_classes: Annotated[int, Field(ge=2, le=arrays.MAX_CLASSES)] | None
     split: str | None
+    n_train: Annotated[int, Field(ge=2)] | None
+    shrink: Annotated[int, Field(ge=2, le=64)] | None
     on_device: bool | None
     image_size: Annotated[int, Field(ge=8, le=1024)]
     workers: Annotated[int, Field(ge=0, le=1024)] | None

@@ -184,6 +184,7 @@ def assemble(
     transform: Transform,
     split_seed: int,
     split: str | None = None,
+    n_train: int | None = None,
     view: View | None = None,
 ) -> Dataset:
     """Checks a data set, takes the validation images out of the training images and makes the fingerprint.
@@ -194,6 +195,7 @@ def assemble(
         transform: what happens to the images on the device.
         split_seed: decides which tenth of the training images validates, and their order.
         split: how it does, one of `splits.SPLITS`; None: our own way.
+        n_train: how many training images are used, the first in their order; None: all that do not validate.
         view: how encoded images are cropped and scaled.
 
     Returns:
@@ -213,9 +215,11 @@ def assemble(
     if split is not None and contents.val is not None:
         raise SettingsError(f"data.split: found {split!r}; {name} has validation images of its own, and needs no split")
     order = permutation(len(training), split_seed, split)
-    n_train = int(TRAIN_SHARE * len(training)) if contents.val is None else len(training)
-    val = training[order[n_train:]] if contents.val is None else contents.val
-    splits = {"train": training[order[:n_train]], "val": val, "test": test}
+    n_kept = int(TRAIN_SHARE * len(training)) if contents.val is None else len(training)
+    val = training[order[n_kept:]] if contents.val is None else contents.val
+    if n_train is not None and n_train > n_kept:
+        raise SettingsError(f"data.n_train: found {n_train}; {name} has {n_kept} training images")
+    splits = {"train": training[order[:n_kept][:n_train]], "val": val, "test": test}
     try:
         found = checks.notes(**splits, n_classes=n_classes, classes=contents.classes, is_counted=contents.is_counted)
     except SettingsError as error:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform, changed
 from ssoup_jax.data.dataset import Contents, Dataset, Encoded, Split, assemble
+from ssoup_jax.data.shrink import shrink
 from ssoup_jax.data.sources import folder, idx, names, npz, published, tfds
 from ssoup_jax.data.sources.names import ALIASES, SOURCES
 from ssoup_jax.data.splits import permutation
@@ -34,6 +35,8 @@ class Options:
         layout: one of `arrays.LAYOUTS`; None: NHWC, unless the arrays look otherwise.
         n_classes: how many classes there are; None: as many as the data say.
         split: how validation images are taken out of the training images, one of `splits.SPLITS`; None: our own way.
+        n_train: how many training images are used, the first in their fixed order; None: all.
+        shrink: how many times smaller each side of the images gets; None: as they are.
         pad: as in `Transform`, as are the following; None: by the data set's name.
         flip: likewise.
         rotate_degrees: likewise.
@@ -49,6 +52,8 @@ class Options:
     layout: str | None = None
     n_classes: int | None = None
     split: str | None = None
+    n_train: int | None = None
+    shrink: int | None = None
     pad: int | None = None
     flip: bool | None = None
     rotate_degrees: float | None = None
@@ -106,6 +111,7 @@ def load(
             training = contents.training[published.order(len(contents.training))]
             contents = dataclasses.replace(contents, training=training)
         name = rest
+    contents = shrink(contents, options.shrink)
     view, transform = None, TRANSFORMS.get(name, Transform())
     if isinstance(contents.training.images, Encoded):
         # Crops of 224 pixels are taken from images of 256, and others in proportion.
@@ -114,7 +120,8 @@ def load(
     wanted = {field: getattr(options, field) for field in vars(transform)}
     transform = changed(transform, shape, **wanted)
     contents = contents.with_classes(options.n_classes)
-    return assemble(name, contents, transform=transform, split_seed=split_seed, split=options.split, view=view)
+    how = {"split_seed": split_seed, "split": options.split, "n_train": options.n_train}
+    return assemble(name, contents, transform=transform, view=view, **how)
 
 
 def _digits(split_seed: int) -> Contents:
