@@ -78,7 +78,7 @@ def _checked(arguments: list[str]) -> Iterator[str]:
         elif name.startswith("config.") and argument.startswith("-"):
             setting = name.removeprefix("config.")
             known = base.get_config()
-            known = [*known, *(f"data.{inner}" for inner in known.data)]
+            known = [*known, *(f"{group}.{inner}" for group in ("data", "study") for inner in known[group])]
             if setting not in known:
                 raise unknown("setting", setting, known)
         yield argument
@@ -114,6 +114,7 @@ def main(argv: list[str]) -> None:
             from ssoup_jax.config import make_settings
             from ssoup_jax.experiment.run import run
             from ssoup_jax.report.console import Console
+            from ssoup_jax.studies.run import run_study
 
             pod = _pod()
             stop.share(pod)
@@ -123,7 +124,8 @@ def main(argv: list[str]) -> None:
                 console.line(line)
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            run(settings, workdir, console, stop, pod)
+            start_it = run if settings.study.methods is None else run_study
+            start_it(settings, workdir, console, stop, pod)
             finish(pod)
         except Exception as error:
             if pod.size > 1:

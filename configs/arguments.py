@@ -41,6 +41,14 @@ def smoke(config: ConfigDict, arch: str = "ResNet8") -> ConfigDict:
     return config
 
 
+def smoke_study(config: ConfigDict) -> ConfigDict:
+    """Shrinks a study as `smoke` does an experiment, to two runs."""
+    config = smoke(config)
+    config.study.runs = (1, 2)
+    config.study.members = (2,)
+    return config
+
+
 def _read(key: str, text: str, kind: type) -> Any:
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)

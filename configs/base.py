@@ -91,6 +91,16 @@ def get_config() -> ConfigDict:
     config.bn_recalibration = "moving"  # 'moving': as the reference; 'exact': mean over the batches; None: leave as is
     config.bn_recalibration_frac = 1.0  # share of the training batches it uses; in [0, 1]
 
+    # A study: many experiments on the same data and network, whose figures make one table.
+    config.study = ConfigDict()
+    config.study.methods = placeholder(str)  # some of 'SMS, IMP, IMP_mx, IMP-RePrune, IMP-AVG, one-shot'; None: none
+    config.study.runs = placeholder(tuple)  # several run_id, over which mean and deviation are taken; None: the one
+    config.study.members = placeholder(tuple)  # several m; None: n_splits_total
+    config.study.goals = placeholder(tuple)  # several goal_sparsity; None: the one
+    config.study.vary = placeholder(str)  # what else differs, a table for each value (or each pair of values), such as
+    #   'retrain_schedule=LLR|ALLR; n_epochs_per_phase=5|15'; None: nothing
+    config.study.reprune_epochs = 0  # epochs that IMP-RePrune retrains after it has pruned again; integer >= 0
+
     # How it runs; does not change what is computed beyond rounding.
     config.on_divergence = "exclude"  # a member whose loss or weights are not finite: 'exclude' it, or 'fail'
     config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
@@ -101,6 +111,8 @@ def get_config() -> ConfigDict:
     #   network and m; 'measured': the fastest of all as measured at a stage's start
     config.mesh = placeholder(str)  # members x data, such as '2x4': how stacks are spread over the devices, each
     #   member's batches cut over 4 of them; None: for every stack the one that leaves the least idle
+    config.shard = placeholder(str)  # 'I/N': this launch does the I-th of N parts of a study; None: all of it, sharing
+    #   the work with any other launch of it on the same workdir
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

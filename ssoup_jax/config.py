@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
@@ -48,6 +49,18 @@ def _signals(text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads which part of how many a launch does: `'2/8'` is `(2, 8)`.
+
+    Raises:
+        SettingsError: it is no such part.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise SettingsError(f"shard: found {text!r}; allowed: 'I/N' with I from 1 to N, such as '2/8'")
+    return int(match[1]), int(match[2])
+
+
 _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
     "dataset": sources.check_name,
@@ -55,6 +68,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "mesh": names.parse_mesh,
     "checkpoint_every": interval.parse,
     "stop_signals": _signals,
+    "shard": parse_shard,
     "prune_only": functools.partial(masks.read_patterns, "prune_only"),
     "prune_except": functools.partial(masks.read_patterns, "prune_except"),
 }
@@ -68,6 +82,8 @@ Epochs = Annotated[int, Field(ge=1, le=10**6)]
 EpochsOrZero = Annotated[int, Field(ge=0, le=10**6)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+RunId = Annotated[int, Field(ge=0, lt=2**31)]
+Goal = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class DataSettings(BaseModel):
@@ -119,13 +135,41 @@ class DataSettings(BaseModel):
         )
 
 
+class StudySettings(BaseModel):
+    """What makes a study of an experiment; `configs/base.py` says what each setting means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    methods: str | None
+    runs: tuple[RunId, ...] | None
+    members: tuple[Members, ...] | None
+    goals: tuple[Goal, ...] | None
+    vary: str | None
+    reprune_epochs: EpochsOrZero
+
+    @field_validator("runs", "members", "goals", mode="before")
+    @classmethod
+    def _several(cls, value: Any, info) -> Any:
+        """Takes a number or a list for a tuple, and refuses what would be counted twice."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return (value,)
+        value = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, tuple):
+            if not value:
+                raise SettingsError(f"study.{info.field_name}: found (); at least one value is needed")
+            for one in value:
+                if value.count(one) > 1:
+                    raise SettingsError(f"study.{info.field_name}: found {one!r} more than once")
+        return value
+
+
 class Settings(BaseModel):
     """All settings of an experiment; `configs/base.py` says what each means and holds the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     strategy: str
-    run_id: Annotated[int, Field(ge=0, lt=2**31)]
+    run_id: RunId
     phase: Count
     dataset: str
     data_dir: str | None
@@ -143,7 +187,7 @@ class Settings(BaseModel):
     n_epochs_warmup: CountOrZero | None
     momentum: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0)]
-    goal_sparsity: Annotated[Number, Field(gt=0, lt=1)]
+    goal_sparsity: Goal
     n_phases: Phases
     pruning_selector: str
     prune_only: str | None
@@ -163,7 +207,9 @@ class Settings(BaseModel):
     on_divergence: str
     checkpoint_every: str | None
     stop_signals: str | None
+    shard: str | None
     remat: bool
+    study: StudySettings
 
     @field_validator(*_CHOICES, mode="before")
     @classmethod
@@ -269,12 +315,13 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
         SettingsError: one line with the first mistake: the setting, what was found and what is allowed.
     """
     values = dict(config)
-    if isinstance(values.get("data"), Mapping | ml_collections.ConfigDict):
-        try:
-            data = dict(values["data"])
-        except TypeError:  # a ConfigDict sorts its names, and these do not compare
-            raise SettingsError("data: found names that are not all text") from None
-        values["data"] = _validated(DataSettings, data, "data.")
+    for group, kind in (("data", DataSettings), ("study", StudySettings)):
+        if isinstance(values.get(group), Mapping | ml_collections.ConfigDict):
+            try:
+                inner = dict(values[group])
+            except TypeError:  # a ConfigDict sorts its names, and these do not compare
+                raise SettingsError(f"{group}: found names that are not all text") from None
+            values[group] = _validated(kind, inner, f"{group}.")
     return _validated(Settings, values)
 
 

@@ -1,4 +1,4 @@
-"""The two errors a user sees as one line; `launch.py` turns them into exit codes."""
+"""The errors a user sees as one line; `launch.py` turns them into exit codes."""
 
 import difflib
 import re
@@ -44,6 +44,10 @@ class RunError(UserError):
     """A failure in the middle of a run; finished stages stay intact."""
 
     exit_code = 1
+
+
+class Diverged(RunError):
+    """A training that has gone astray: it will again, and nothing else need suffer from it."""
 
 
 def unknown(setting: str, found: object, allowed: Iterable[str], nearest: str | None = None) -> SettingsError:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import json
 import math
 import operator
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import base, digits_sms
 from ssoup_jax import models
-from ssoup_jax.config import DataSettings, Settings, make_settings
+from ssoup_jax.config import DataSettings, Settings, StudySettings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.schedules import grammar
@@ -27,6 +28,9 @@ def settings(**changes):
     return make_settings(dict(base.get_config()) | changes)
 
 
+GROUPS = {"data": DataSettings, "study": StudySettings}
+
+
 def error_of(**changes):
     with pytest.raises(SettingsError) as error:
         settings(**changes)
@@ -37,7 +41,8 @@ def error_of(**changes):
 
 def test_base_has_exactly_the_fields_of_the_settings():
     assert set(base.get_config()) == set(Settings.model_fields)
-    assert set(base.get_config().data) == set(DataSettings.model_fields)
+    for group, kind in GROUPS.items():
+        assert set(base.get_config()[group]) == set(kind.model_fields)
 
 
 def test_every_setting_in_base_is_explained_where_it_is_set():
@@ -52,9 +57,11 @@ def test_every_setting_in_base_is_explained_where_it_is_set():
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)
     }
-    data = lines.pop("data")
-    assert set(lines) == {*Settings.model_fields, *(f"data.{name}" for name in DataSettings.model_fields)} - {"data"}
-    assert data < lines["data.download"]
+    inner = {group: [f"{group}.{name}" for name in kind.model_fields] for group, kind in GROUPS.items()}
+    for group, names in inner.items():
+        begins = lines.pop(group)
+        assert begins < min(lines[name] for name in names)
+    assert set(lines) == {*Settings.model_fields, *itertools.chain(*inner.values())} - set(GROUPS)
     for name, line in lines.items():
         assert len(comments.get(line, "").strip("# ")) > 5, name
 

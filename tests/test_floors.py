@@ -22,7 +22,7 @@ FLOORS = (
     {"training"},
     {"config"},
     {"experiment"},
-    {"commands", "library"},
+    {"commands", "library", "studies"},
 )
 DOORS = {PACKAGE, f"{PACKAGE}.inspect"}  # and every `__main__`
 

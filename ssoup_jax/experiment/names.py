@@ -3,9 +3,11 @@
 import re
 from dataclasses import dataclass
 
-_WHAT = {"Dense": "dense", "IMP": "imp", "Ensemble": "soup"}
+_WHAT = {"Dense": "dense", "IMP": "imp", "Ensemble": "soup", "Average": "average"}
 _KINDS = {what: kind for kind, what in _WHAT.items()}
-_NAME = re.compile(r"(?:(?P<dense>dense)|phase(?P<phase>[1-9][0-9]{0,8})-(?P<what>imp|soup))-(?P<digest>[0-9a-f]{16})")
+_NAME = re.compile(
+    r"(?:(?P<dense>dense)|phase(?P<phase>[1-9][0-9]{0,8})-(?P<what>imp|soup|average))-(?P<digest>[0-9a-f]{16})"
+)
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Name:
     """The name of a stage's artifact; `str` spells it, such as `'phase3-soup-0123456789abcdef'`.
 
     Attributes:
-        kind: 'Dense', 'IMP' or 'Ensemble'.
+        kind: 'Dense', 'IMP', 'Ensemble' or 'Average'.
         phase: 1-based; 0 for the dense model.
         digest: hash of everything that determines the stage's result.
     """

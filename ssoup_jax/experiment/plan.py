@@ -28,6 +28,8 @@ DOES_NOT_CHANGE_RESULTS = {
     "checkpoint_every": "how often a checkpoint is written",
     "stop_signals": "what asks for a stop",
     "mesh": "which devices train what",
+    "study": "which experiments a launch runs",
+    "shard": "which of them",
 }
 """The settings that are in no spec, and why that is right; every other one is in one."""
 

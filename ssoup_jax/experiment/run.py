@@ -1,7 +1,5 @@
 """Walks the plan: skips what is finished, runs what is wanted, and reports."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +7,17 @@ import jax
 
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
-from ssoup_jax.errors import RunError, SettingsError, one_line
-from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
-from ssoup_jax.experiment.artifacts import Artifact, Stored
-from ssoup_jax.experiment.context import Context
+from ssoup_jax.errors import RunError, SettingsError
+from ssoup_jax.experiment import out_of_distribution, results
 from ssoup_jax.experiment.imported import Import
 from ssoup_jax.experiment.plan import Plan, groups, make_plan
 from ssoup_jax.experiment.prepare import prepare
-from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Stage
+from ssoup_jax.experiment.specs import Dense, Stage
 from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.experiment.walk import Manner, failures_of, finish
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.same import check_same, check_shared
 from ssoup_jax.report.console import Console
-from ssoup_jax.storage import lock
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
 from ssoup_jax.training.measured import Remembered
@@ -65,11 +60,12 @@ def run(
         console.line(note)
     for group in groups(plan.wanted):
         title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
-        with _failures_of(title):
-            _finish(context, store, group, stop or Stop(), settings)
+        with failures_of(title):
+            manner = Manner(stop or Stop(), settings.checkpoint_every, _on_divergence(settings, group))
+            finish(context, store, group, manner)
     failed = None
     try:
-        with _failures_of("out of distribution"):
+        with failures_of("out of distribution"):
             out_of_distribution.evaluate(context, plan, store, corruptions)
     except RunError as error:  # what is known without it is reported first
         failed = error
@@ -105,67 +101,3 @@ def _check_parents(plan: Plan, store: Store) -> None:
                 f"strategy: {stage.title} needs what is not in {store.workdir.path}: {'; '.join(missing)}; "
                 f"run strategy={stage.parents[0].kind!r} first, with the same settings"
             )
-
-
-def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:
-    """Runs what is missing of a group, once no other launch is at it."""
-    names, missing = [stage.name for stage in group], []
-    if not all(map(store.has, names)):
-        with lock.hold(map(store.workdir.lock, names), context.console.line, pod=context.pod):
-            # Whoever held the stages may have finished them, or left them whole but for their names.
-            store.recover()
-            missing = [stage for stage in group if not store.has(stage.name)]
-            if missing:
-                _run_group(context, store, missing, stop, settings)
-    # Of a stack that was cut off, and whose members were then finished one by one.
-    store.discard_checkpoints(names)
-    for stage in (stage for stage in group if stage not in missing):
-        context.console.line(f"{stage.title}: finished earlier, {store.path(stage.name)}")
-    for warning in results.warnings(store, group):
-        context.console.line(f"warning: {warning}")
-
-
-def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:
-    names = [stage.name for stage in group]
-    work = Work(
-        stages=names,
-        folders=[store.begin(name) for name in names],
-        checkpoints=store.checkpoints(names),
-        every=settings.checkpoint_every,
-        on_divergence=_on_divergence(settings, group),
-        stop=stop,
-        console=context.console,
-    )
-    like = artifacts.like(context.like)
-    parents = [Stored(store, parent.name, like) for parent in group[0].parents]
-    finished = _artifacts(context, group, parents, work)
-    with stop.saving():
-        store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
-    for stage, artifact in zip(group, finished, strict=True):
-        context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
-
-
-def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> list[Artifact]:
-    """Calls the function of a group's kind of stage."""
-    match group[0].spec:
-        case Imported():
-            return [stages.imported(context, group[0])]
-        case Dense():
-            return [stages.dense(context, group[0], work)]
-        case Retrain():
-            return stages.retrain(context, group, parents[0].load(), work)
-    return [stages.soup(context, group[0], parents)]
-
-
-@contextlib.contextmanager
-def _failures_of(title: str) -> Iterator[None]:
-    """Names the stage in which the machine failed."""
-    try:
-        yield
-    except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        raise RunError(f"{title}: {error.strerror or error}{place}; finished stages are intact") from error
-    except MemoryError as error:
-        raise RunError(f"{title}: {one_line(error)}; finished stages are intact") from error
-    except jax.errors.JaxRuntimeError as error:
-        raise RunError(f"{title}: {str(error).splitlines()[0]}; finished stages are intact") from error

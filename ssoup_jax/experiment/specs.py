@@ -110,6 +110,8 @@ class Retrain:
         recalibration: (method, share of the batches); None: statistics stay.
         prune_only: patterns of the parameters that may be pruned; None: all.
         prune_except: patterns of those that may not; None: none.
+        again: True: the amount is a share of all weights that may be pruned, of which some are pruned already, and not
+            of those that are left; None: of those that are left.
     """
 
     kind: ClassVar[str] = "IMP"
@@ -125,6 +127,7 @@ class Retrain:
     recalibration: tuple[str, float] | None
     prune_only: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     prune_except: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    again: bool | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,24 @@ class Soup:
     recalibration: tuple[str, float] | None
 
 
-Spec = Dense | Imported | Retrain | Soup
+@dataclass(frozen=True)
+class Average:
+    """The mean of models that were pruned apart from one another: a weight is left where any of them has one.
+
+    Attributes:
+        batch_size: see `Soup`.
+        goal_sparsity: see `Retrain`.
+        recalibration: see `Retrain`.
+    """
+
+    kind: ClassVar[str] = "Average"
+
+    batch_size: int
+    goal_sparsity: float
+    recalibration: tuple[str, float] | None
+
+
+Spec = Dense | Imported | Retrain | Soup | Average
 
 
 @dataclass(frozen=True)
@@ -172,18 +192,18 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """'Dense', 'IMP' (one member: prune, retrain, recalibrate) or 'Ensemble' (the soup)."""
+        """'Dense', 'IMP' (one member: prune, retrain, recalibrate), 'Ensemble' (the soup) or 'Average'."""
         return self.spec.kind
 
     @property
     def phase(self) -> int:
         """1-based; 0 for the dense model."""
-        return self.parents[0].phase if isinstance(self.spec, Soup) else self.spec.phase
+        return self.parents[0].phase if isinstance(self.spec, Soup | Average) else self.spec.phase
 
     @property
     def run_id(self) -> int:
         """Which run it belongs to."""
-        return self.parents[0].run_id if isinstance(self.spec, Soup) else self.spec.run_id
+        return self.parents[0].run_id if isinstance(self.spec, Soup | Average) else self.spec.run_id
 
     @cached_property
     def dense(self) -> DenseHistory:

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from ssoup_jax import soups, trees
-from ssoup_jax.errors import RunError
+from ssoup_jax.errors import Diverged, RunError
 from ssoup_jax.experiment import doubts, records
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
-from ssoup_jax.experiment.specs import Dense, Retrain, Soup, Stage
+from ssoup_jax.experiment.specs import Average, Dense, Retrain, Soup, Stage
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.pruning.transform import apply_mask
@@ -87,9 +87,12 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
     spec: Retrain = stages[0].spec
     members = [stage.spec.retraining for stage in stages]
     title = f"IMP phase {spec.phase} ({len(stages)} member{'s' * (len(stages) > 1)})"
+    if parent.record.get("diverged") is not None:
+        raise Diverged(f"{title}: the model it starts from diverged at step {parent.record['diverged']}")
     pruned, mask = _prune(spec, parent)
     after_pruning = records.describe_pruning(context, parent, pruned)
-    rates = [_learning_rates(context, stage, after_pruning) for stage in stages]
+    fraction = _fraction_pruned(spec, parent.mask, mask) if spec.again else spec.amount
+    rates = [_learning_rates(context, stage, after_pruning, fraction) for stage in stages]
     hyper = Hyper(
         values={
             "learning_rate": per_step(rates),
@@ -105,7 +108,7 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
     for i in trained.diverged:
         # In the place of members that diverged, so that what follows need not know of them.
         stack = held.replaced(stack, i, pruned)
-    stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
+    stack = recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
     # What the experiment leaves out counts for no goal.
     among = masks.restrict(mask, spec.prune_only, spec.prune_except)
     described = records.describe(context, stages[0].dense, stack, among)
@@ -114,7 +117,7 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
         record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
         own = held.member(stack, i)
-        _check_pruned(own.params, mask, title)
+        check_pruned(own.params, mask, title)
         if i in trained.diverged:
             record |= {"metrics": {}, "warnings": []}
         else:
@@ -141,12 +144,12 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     """
     spec: Soup = stage.spec
     # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
-    candidates, labels = _healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
+    candidates, labels = healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
     mask, stack = _gathered(context, spec, candidates)
     keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
     def soup_of(weights: soups.Weights) -> Variables:
-        return _recalibrated(context, spec, trees.stack([soups.average(stack, weights)]), keys)
+        return recalibrated(context, spec, trees.stack([soups.average(stack, weights)]), keys)
 
     def score(weights: soups.Weights) -> float:
         return records.evaluate(context, soup_of(weights), ("val",))[0]["val"][spec.metric]
@@ -159,7 +162,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
         selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
     made = soup_of(weights)
     own = held.member(made, 0)
-    _check_pruned(own.params, mask, stage.title)
+    check_pruned(own.params, mask, stage.title)
     members: Retrain = stage.parents[0].spec
     among = masks.restrict(mask, members.prune_only, members.prune_except)
     (record,) = records.describe(context, stage.dense, made, among)
@@ -213,19 +216,30 @@ def _ingredients(context: Context, spec: Soup, stack: Held, candidates: list[Sto
 
 def _prune(spec: Retrain, parent: Artifact) -> tuple[Variables, PyTree]:
     """Returns the pruned model and its mask."""
+    before = parent.mask
+    if spec.again:  # weights that are pruned already are zeros, the first to go
+        before = masks.full_mask(parent.variables.params)
     mask = selectors.select(
         spec.selector,
         parent.variables.params,
-        parent.mask,
+        before,
         spec.amount,
         key(spec.run_id, "IMP", spec.phase, "prune"),
-        among=masks.restrict(parent.mask, spec.prune_only, spec.prune_except),
+        among=masks.restrict(before, spec.prune_only, spec.prune_except),
     )
     params = jax.device_get(jax.jit(apply_mask)(parent.variables.params, mask))
     return parent.variables.replace(params=params), mask
 
 
-def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any]) -> np.ndarray:
+def _fraction_pruned(spec: Retrain, before: PyTree, after: PyTree) -> float:
+    """Returns which share of the weights that were left is pruned."""
+    n_before, n_after = (
+        masks.count(mask, masks.restrict(mask, spec.prune_only, spec.prune_except))[1] for mask in (before, after)
+    )
+    return 1 - n_after / n_before
+
+
+def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any], fraction: float) -> np.ndarray:
     own, history = stage.spec.retraining, context.history(stage.dense)
     n_steps = own.n_epochs * context.steps_per_epoch(stage.spec.batch_size)
     if own.peak is not None:
@@ -235,7 +249,7 @@ def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any]) -> n
         history,
         n_steps,
         relative_norm_drop=pruned["relative_norm_drop"],
-        fraction_pruned=stage.spec.amount,
+        fraction_pruned=fraction,
     )
 
 
@@ -244,7 +258,7 @@ def _member_keys(stages: list[Stage], purpose: str) -> jax.Array:
     return jax.numpy.stack([key(spec.run_id, "IMP", spec.phase, purpose, spec.retraining.seed) for spec in specs])
 
 
-def _healthy(
+def healthy(
     context: Context, title: str, candidates: list[Stored], labels: list[int | float]
 ) -> tuple[list[Stored], list[int | float]]:
     """Leaves out the candidates that diverged, and says so."""
@@ -253,11 +267,12 @@ def _healthy(
         step = candidates[i].record["diverged"]
         context.console.line(f"{title}: without member {labels[i]}, which diverged at step {step}")
     if len(kept) < min(2, len(candidates)):
-        raise RunError(f"{title}: only {len(kept)} of {len(candidates)} candidates did not diverge; a soup needs two")
+        raise Diverged(f"{title}: only {len(kept)} of {len(candidates)} candidates did not diverge; a soup needs two")
     return [candidates[i] for i in kept], [labels[i] for i in kept]
 
 
-def _recalibrated(context: Context, spec: Retrain | Soup, stack: Held, keys: jax.Array) -> Held:
+def recalibrated(context: Context, spec: Retrain | Soup | Average, stack: Held, keys: jax.Array) -> Held:
+    """Re-estimates the BatchNorm statistics of a stack as a spec says; returns it on the host."""
     method, fraction = spec.recalibration or (None, None)
     stack = recalibrate(
         context.task,
@@ -273,7 +288,7 @@ def _recalibrated(context: Context, spec: Retrain | Soup, stack: Held, keys: jax
     return jax.device_get(stack)
 
 
-def _check_pruned(params: PyTree, mask: PyTree, title: str) -> None:
+def check_pruned(params: PyTree, mask: PyTree, title: str) -> None:
     """Guards the promise that pruned weights are exactly zero."""
     kept = masks.prunable_leaves(mask, mask)
     for name, leaf in masks.prunable_leaves(params, mask).items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ssoup_jax.errors import RunError, unknown
+from ssoup_jax.errors import Diverged, RunError, unknown
 from ssoup_jax.pruning import allocation, patterns, scores
 from ssoup_jax.pruning.masks import check_mask, prunable_leaves
 from ssoup_jax.pruning.scores import Leaves
@@ -118,4 +118,4 @@ def _check_weights(weights: Leaves, kept: Leaves) -> None:
     for name, leaf in weights.items():
         n_nan = np.count_nonzero(np.isnan(leaf) & kept[name])
         if n_nan:
-            raise RunError(f"pruning: {name} holds NaN in {n_nan} of {leaf.size} weights; training has diverged")
+            raise Diverged(f"pruning: {name} holds NaN in {n_nan} of {leaf.size} weights; training has diverged")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ssoup_jax.report.summary import PhaseResult, Summary, dig, phase_results, title
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart.
-_BLUE, _SKY, _VERMILION, _GREEN, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#555555"
+BLUE, SKY, VERMILION, GREEN, GREY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#555555"
 
 _LEAST_Y_SPAN = 0.5
 _LEAST_TICK_DISTANCE = 0.07
@@ -51,9 +51,9 @@ def figure(summary: Summary) -> Figure:
     FigureCanvasAgg(result)
     axes = result.add_subplot()
     if dense is not None:
-        axes.axhline(100 * dense, color=_GREY, linestyle="--", linewidth=1.2, label=f"dense ({100 * dense:.2f} %)")
+        axes.axhline(100 * dense, color=GREY, linestyle="--", linewidth=1.2, label=f"dense ({100 * dense:.2f} %)")
     _draw_phases(axes, phases)
-    _set_x(axes, [100 * phase.sparsity for phase in phases])
+    sparsity_axis(axes, [100 * phase.sparsity for phase in phases])
     _set_y(axes, phases, dense)
 
     axes.set_title(textwrap.fill(title(summary), 75), fontsize=11, parse_math=False)
@@ -79,20 +79,20 @@ def _draw_phases(axes: Axes, phases: Sequence[PhaseResult]) -> None:
             axes.scatter(
                 [sparsity for sparsity, _ in dots],
                 _percent([value for _, value in dots]),
-                color=_BLUE,
+                color=BLUE,
                 alpha=0.3,
                 s=22,
                 linewidths=0,
                 label="candidates",
             )
-        line([phase.mean for phase in phases], "mean candidate", color=_BLUE, marker="o", markersize=4)
-        line([phase.best for phase in phases], "best candidate", color=_SKY, marker="^", markersize=5)
+        line([phase.mean for phase in phases], "mean candidate", color=BLUE, marker="o", markersize=4)
+        line([phase.best for phase in phases], "best candidate", color=SKY, marker="^", markersize=5)
     else:
-        line([phase.mean for phase in phases], "IMP", color=_BLUE, marker="o", markersize=5)
+        line([phase.mean for phase in phases], "IMP", color=BLUE, marker="o", markersize=5)
     ensemble = [phase.ensemble for phase in phases]
-    line(ensemble, "prediction ensemble", color=_GREEN, marker="D", markersize=3, linewidth=1, linestyle=":")
+    line(ensemble, "prediction ensemble", color=GREEN, marker="D", markersize=3, linewidth=1, linestyle=":")
     soup = [phase.soup for phase in phases]
-    line(soup, "soup", color=_VERMILION, marker="s", markersize=6, linewidth=2.8, zorder=3)
+    line(soup, "soup", color=VERMILION, marker="s", markersize=6, linewidth=2.8, zorder=3)
 
 
 def _percent(fractions: Sequence[float | None]) -> np.ndarray:
@@ -108,7 +108,13 @@ def _sparsity(log_left: np.ndarray) -> np.ndarray:
     return 100 * (1 - np.exp(-np.asarray(log_left)))
 
 
-def _set_x(axes: Axes, sparsities: Sequence[float]) -> None:
+def sparsity_axis(axes: Axes, sparsities: Sequence[float]) -> None:
+    """Makes the x axis one of sparsity in per cent, logarithmic in the share of weights that are left.
+
+    Args:
+        axes: the axes.
+        sparsities: where the ticks are, per cent.
+    """
     axes.set_xlabel("sparsity of the prunable weights (%)")
     axes.set_xscale("function", functions=(_log_left, _sparsity))
     positions = _log_left(np.array([0.0, *sparsities]))

@@ -68,6 +68,10 @@ class Workdir:
         """The folder with `SUMMARY` and `PLOT` of one experiment."""
         return self.path / "experiments" / digest
 
+    def study(self, digest: str) -> Path:
+        """The folder with the tables and the results of one study."""
+        return self.path / "studies" / digest
+
     @property
     def summary(self) -> Path:
         """The summary of the last start."""

@@ -1,6 +1,7 @@
 """One run at a time for whatever is made, on one machine or on several that share a disk."""
 
 import contextlib
+import enum
 import errno
 import fcntl
 import json
@@ -17,6 +18,14 @@ from ssoup_jax.pod import ALONE, Pod
 
 _POLL_SECONDS = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class _Taken(enum.Enum):
+    """Whether a lock was taken; unknown where the file system knows no locks."""
+
+    YES = enum.auto()
+    NO = enum.auto()
+    UNKNOWN = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,8 @@ def hold(
     on_wait: Callable[[str], None],
     poll_seconds: float = _POLL_SECONDS,
     pod: Pod = ALONE,
-) -> Iterator[None]:
+    wait: bool = True,
+) -> Iterator[bool]:
     """Holds locks; waits for other runs that hold one, until a signal ends the wait.
 
     A lock dies with its holder, however that ends. What was to be done may have been done by the other run meanwhile,
@@ -67,14 +77,20 @@ def hold(
         on_wait: told in one line whom is waited for, once per lock, or that the file system knows no locks.
         poll_seconds: how often a held lock is tried again.
         pod: the processes of this run; process 0 holds the locks for all.
+        wait: False: give up, and hold none, where another run holds one.
+
+    Yields:
+        Whether they are held.
 
     Raises:
         RunError: a lock file cannot be made.
     """
     with contextlib.ExitStack() as stack:
         with pod.patient():  # another run may take days
-            pod.first(lambda: _take(paths, on_wait, poll_seconds, stack))
-        yield
+            held = pod.first(lambda: _take(paths, on_wait, poll_seconds, stack, wait))
+        if not held:
+            stack.close()
+        yield held
 
 
 def holder(path: Path) -> Holder | None:
@@ -94,9 +110,9 @@ def holder(path: Path) -> Holder | None:
 
 
 def _take(
-    paths: Iterable[Path], on_wait: Callable[[str], None], poll_seconds: float, stack: contextlib.ExitStack
-) -> None:
-    """Takes all locks; `stack` releases them."""
+    paths: Iterable[Path], on_wait: Callable[[str], None], poll_seconds: float, stack: contextlib.ExitStack, wait: bool
+) -> bool:
+    """Takes all locks; `stack` releases them. False: another run holds one, and is not waited for."""
     # Two processes that want the same locks in different orders would wait for each other forever.
     for path in sorted(set(paths)):
         try:
@@ -104,10 +120,14 @@ def _take(
         except OSError as error:
             raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
         stack.callback(os.close, descriptor)
-        if not _acquire(descriptor, path, on_wait, poll_seconds):
+        taken = _acquire(descriptor, path, on_wait, poll_seconds if wait else None)
+        if taken is _Taken.NO:
+            return False
+        if taken is _Taken.UNKNOWN:
             break
         stack.callback(_release, descriptor)
         _sign(descriptor)
+    return True
 
 
 def _open(path: Path) -> int:
@@ -118,22 +138,24 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
-def _acquire(descriptor: int, path: Path, on_wait: Callable[[str], None], poll_seconds: float) -> bool:
-    """Waits for a lock; False where the file system knows none."""
+def _acquire(descriptor: int, path: Path, on_wait: Callable[[str], None], poll_seconds: float | None) -> _Taken:
+    """Waits for a lock, or, without seconds between one look and the next, looks once."""
     told = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            return _Taken.YES
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 on_wait(
                     f"warning: {path.parent} is on a file system without locks ({error.strerror}); "
                     "run one process at a time there"
                 )
-                return False
+                return _Taken.UNKNOWN
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
                 raise RunError(f"{path}: cannot be locked: {error.strerror}") from None
+        if poll_seconds is None:
+            return _Taken.NO
         if not told:
             told = True
             on_wait(f"waiting for {path.stem}: held by {holder(path) or 'another process'}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssoup_jax.data.feeds import Block, Feed, Part, n_batches
-from ssoup_jax.errors import RunError
+from ssoup_jax.errors import Diverged
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.stack import executors
 from ssoup_jax.stack.held import Apart, Held, Spread, together
@@ -122,7 +122,7 @@ def train(
         The trained stack.
 
     Raises:
-        RunError: a member diverged, and that is to be a failure; names the member and the step.
+        Diverged: a member diverged, and that is to be a failure; names the member and the step.
         SettingsError: no executor fits into memory.
     """
     start = start if isinstance(start, Snapshot) else Snapshot(0, start)
@@ -167,7 +167,7 @@ def train(
                 diverged |= _sick_at_the_end(execution, state, step, ending)
                 if diverged and on_divergence == "fail":
                     index, when = min(diverged.items(), key=lambda item: item[1])
-                    raise RunError(_says(hyper.names[index], when, losses[index, when - 1]))
+                    raise Diverged(_says(hyper.names[index], when, losses[index, when - 1]))
                 progress = Progress(
                     step,
                     epoch,

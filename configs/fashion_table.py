@@ -1,0 +1,44 @@
+"""Evidence on real data: the paper's comparison on Fashion-MNIST, small enough for two CPU cores.
+
+    apt-get install dataset-fashion-mnist
+    python launch.py --config configs/fashion_table.py
+
+All 10 000 test images; 5 000 of the 54 000 training images that do not validate, of 14 x 14 pixels (each the mean of four), a residual network of
+8 layers. Goals of 90 and 98 % in three phases of 15 epochs each, m = 3 and 5, five runs of SMS and of what it is
+compared with. Several launches on one workdir share the work.
+
+Cost: about an hour of two cores a run. Expected result: docs/results/fashion.
+
+Arguments: `folder` (of the four files), `arch`, `m` (the only m), `goal` (the only goal), `runs` (how many), `phases`,
+and `smoke` (one epoch, a phase, two runs, to see whether everything is in place).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, base
+
+
+def get_config(text: str | None = None) -> ConfigDict:
+    """Returns the study's settings."""
+    folder = "/usr/share/datasets/fashion-mnist"
+    given = arguments.parse(text, folder=folder, arch="ResNet8", m=0, goal=0.0, runs=5, phases=3, smoke=False)
+    config = base.get_config()
+    config.dataset = f"idx:{given['folder']}"
+    config.data.n_train = 5000
+    config.data.shrink = 2
+    config.data.pad = 1
+    config.data.flip = True
+    config.ood = None
+    config.evaluate_train = False
+    config.arch = given["arch"]
+    config.n_epochs = 30
+    config.batch_size = 64
+    config.learning_rate = "(Linear, 0.1)"
+    config.weight_decay = 5e-4
+    config.n_phases = given["phases"]
+    config.n_epochs_per_phase = 15
+    config.study.methods = "SMS, IMP_mx, IMP-RePrune, IMP"
+    config.study.runs = tuple(range(1, given["runs"] + 1))
+    config.study.members = (given["m"],) if given["m"] else (3, 5)
+    config.study.goals = (given["goal"],) if given["goal"] else (0.9, 0.98)
+    return arguments.smoke_study(config) if given["smoke"] else config

@@ -1,0 +1,107 @@
+"""Runs a study: the union of its stages, what of them is missing, and the table of what is there."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssoup_jax.config import Settings, parse_shard
+from ssoup_jax.data import sources
+from ssoup_jax.data.dataset import Dataset
+from ssoup_jax.experiment.plan import Plan, make_plan
+from ssoup_jax.experiment.prepare import prepare
+from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.experiment.walk import Manner, failures_of, finish
+from ssoup_jax.pod import ALONE, Pod
+from ssoup_jax.pod.same import check_same, check_shared
+from ssoup_jax.report.console import Console
+from ssoup_jax.storage.layout import Workdir
+from ssoup_jax.storage.store import Store
+from ssoup_jax.studies import cells, grid, work
+from ssoup_jax.studies.report import report
+from ssoup_jax.studies.table import Table
+from ssoup_jax.studies.work import Group
+from ssoup_jax.training.measured import Remembered
+
+
+def run_study(
+    settings: Settings, workdir: Path, console: Console, stop: Stop | None = None, pod: Pod = ALONE
+) -> list[Table]:
+    """Finishes the stages of a study, or this launch's share of them, and reports on all that are there.
+
+    Args:
+        settings: the study's.
+        workdir: where artifacts and tables live; other launches of the study may work on it, too.
+        console: where progress is shown.
+        stop: says when a stop is asked for; None: never.
+        pod: the processes of this run; all of them call this alike.
+
+    Returns:
+        The tables.
+
+    Raises:
+        SettingsError: something cannot work; nothing was trained.
+        RunError: the machine failed; what was finished before is intact.
+        Stopped: a stop was asked for.
+    """
+    points = grid.points(settings)
+    check_same(pod, settings.record())
+    check_shared(pod, workdir)
+    options = settings.data.options()
+    with pod.patient():
+        dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
+    check_same(pod, {"data": dataset.fingerprint})
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
+
+    def plan_of(own: Settings) -> Plan:
+        given = context.imported
+        if given is None:
+            return make_plan(own, dataset.fingerprint)
+        return make_plan(own, dataset.fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)
+
+    rows = [(point, row) for point in points for row in point.rows(plan_of)]
+    ours = work.share(points, settings.shard and parse_shard(settings.shard))
+    todo = work.groups(stage for point, row in rows if point in ours for stage in row.stages)
+    store = Store(workdir, on_damage=console.line, pod=pod)
+    console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
+    shard = f", of which this launch does part {settings.shard}" if settings.shard else ""
+    console.line(f"study: {len(points)} experiments{shard}; {sum(map(len, todo))} stages")
+    manner = Manner(stop or Stop(), settings.checkpoint_every, on_divergence="exclude")
+
+    def finish_group(group: Group, wait: bool) -> bool:
+        with failures_of(f"study, run {group[0].run_id}, {group[0].title}"):
+            return finish(context, store, group, manner, wait=wait)
+
+    failed = work.walk(todo, store, finish_group, console.line)
+    found = cells.collect(rows, lambda stage: store.record(stage.name) if store.has(stage.name) else None, failed)
+    about = {"name": dataset.name, "data": dataset.fingerprint, "description": _describe(settings, dataset)}
+    folder = store.workdir.study(_digest(settings, dataset))
+    return pod.first(lambda: _report(folder, settings, found, about, console))
+
+
+def _report(
+    folder: Path, settings: Settings, found: list[cells.Cell], about: dict[str, Any], console: Console
+) -> list[Table]:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write(folder, settings, found, about)
+    made = report(folder, {"settings": settings.record(), **about}, found, console)
+    console.line(f"study: {folder}")
+    return made
+
+
+def _describe(settings: Settings, dataset: Dataset) -> str:
+    """Says what was done to whom, for those who see the table alone."""
+    return (
+        f"{dataset.describe()}. Dense: {settings.n_epochs} epochs, batch {settings.batch_size}, "
+        f"{settings.learning_rate}, weight decay {settings.weight_decay:g}. {settings.n_phases} phases of "
+        f"{settings.n_epochs_per_phase} epochs each, {settings.retrain_schedule}; members differ in "
+        f"{settings.ensemble_by}."
+    )
+
+
+def _digest(settings: Settings, dataset: Dataset) -> str:
+    """Names a study by all that its table depends on."""
+    what = settings.model_dump(mode="json", exclude={"shard", "execution", "mesh", "checkpoint_every", "stop_signals"})
+    return hashlib.sha256(json.dumps([what, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]
