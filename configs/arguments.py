@@ -29,24 +29,30 @@ def parse(text: str | None, **defaults: Any) -> dict[str, Any]:
     return values
 
 
-def smoke(config: ConfigDict, arch: str = "ResNet8") -> ConfigDict:
-    """Shrinks an experiment to one epoch of a tiny network on small crops, a single phase and two members."""
+def smoke(config: ConfigDict, arch: str = "ResNet8", m: int = 2) -> ConfigDict:
+    """Shrinks an experiment to one epoch of a tiny network on small crops, a single phase and m members.
+
+    A study is shrunk likewise, to two runs and one m.
+    """
     config.arch = arch
     config.data.image_size = 32
     config.use_amp = False
     config.n_epochs = config.n_epochs_per_phase = config.n_phases = 1
-    config.n_splits_total = 2
+    config.n_splits_total = m
     config.n_epochs_warmup = None
     config.batch_size = 32
+    if config.study.methods is not None:
+        config.study.runs, config.study.members = (1, 2), (m,)
     return config
 
 
-def smoke_study(config: ConfigDict) -> ConfigDict:
-    """Shrinks a study as `smoke` does an experiment, to two runs."""
-    config = smoke(config)
-    config.study.runs = (1, 2)
-    config.study.members = (2,)
-    return config
+def study(config: ConfigDict, *, goals: tuple[float, ...], runs: int, tiny: bool) -> ConfigDict:
+    """Makes an experiment the study of the paper's tables: what they compare, for m = 3, 5 and 10."""
+    config.study.methods = "SMS, IMP_mx, IMP-RePrune, IMP"
+    config.study.runs = tuple(range(1, runs + 1))
+    config.study.members = (3, 5, 10)
+    config.study.goals = goals
+    return smoke(config) if tiny else config
 
 
 def _read(key: str, text: str, kind: type) -> Any:

@@ -22,7 +22,8 @@ FLOORS = (
     {"training"},
     {"config"},
     {"experiment"},
-    {"commands", "library", "studies"},
+    {"library", "studies"},
+    {"commands"},
 )
 DOORS = {PACKAGE, f"{PACKAGE}.inspect"}  # and every `__main__`
 

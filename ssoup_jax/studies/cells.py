@@ -16,17 +16,8 @@ from ssoup_jax.studies.methods import Row
 
 FORMAT = 1
 
-_MAY_DIFFER = {
-    "run_id",
-    "study",
-    "shard",
-    "dataset",
-    "data_dir",
-    "execution",
-    "mesh",
-    "checkpoint_every",
-    "stop_signals",
-}
+_HOW = {"shard", "execution", "mesh", "checkpoint_every", "stop_signals"}
+_MAY_DIFFER = {"run_id", "study", "dataset", "data_dir", *_HOW}
 """Settings that may differ between files of one table; what the data are is in their fingerprint."""
 
 

@@ -46,7 +46,7 @@ def rich_tables(table: Table) -> list[RichTable]:
     """Returns the table and that of the differences for a terminal."""
     made = []
     for name, lines in (("", _figures(table, "±", _starred)), (f"{OURS} minus", _differences(table))):
-        shown = RichTable(box=box.SIMPLE_HEAD, title=None if made else title(table), title_justify="left")
+        shown = RichTable(box=box.SIMPLE_HEAD)
         shown.add_column(name)
         for column in table.columns:
             shown.add_column(_heading(table, column).replace(", ", "\n"), justify="right")

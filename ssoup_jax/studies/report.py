@@ -52,6 +52,7 @@ def report(folder: Path, study: Mapping[str, Any], cells: Sequence[Cell], consol
 
 def _show(console: Console, tables: Sequence[Table]) -> None:
     for one in tables:
+        console.line(formats.title(one))
         for shown in formats.rich_tables(one):
             console.table(shown)
         for line in formats.notes(one):

@@ -12,6 +12,7 @@ from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Dataset
 from ssoup_jax.experiment.plan import Plan, make_plan
 from ssoup_jax.experiment.prepare import prepare
+from ssoup_jax.experiment.specs import Dense
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.experiment.walk import Manner, failures_of, finish
 from ssoup_jax.pod import ALONE, Pod
@@ -68,9 +69,11 @@ def run_study(
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     shard = f", of which this launch does part {settings.shard}" if settings.shard else ""
     console.line(f"study: {len(points)} experiments{shard}; {sum(map(len, todo))} stages")
-    manner = Manner(stop or Stop(), settings.checkpoint_every, on_divergence="exclude")
 
     def finish_group(group: Group, wait: bool) -> bool:
+        # A dense model has nobody beside it whom its failure must not cost.
+        on_divergence = "fail" if isinstance(group[0].spec, Dense) else "exclude"
+        manner = Manner(stop or Stop(), settings.checkpoint_every, on_divergence)
         with failures_of(f"study, run {group[0].run_id}, {group[0].title}"):
             return finish(context, store, group, manner, wait=wait)
 
