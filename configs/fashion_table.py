@@ -38,6 +38,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     config.weight_decay = 5e-4
     config.n_phases = given["phases"]
     config.n_epochs_per_phase = 15
+    config.retrain_schedule = "ALLR"
     config.study.methods = "SMS, IMP_mx, IMP-RePrune, IMP"
     config.study.runs = tuple(range(1, given["runs"] + 1))
     config.study.members = (given["m"],) if given["m"] else (3, 5)

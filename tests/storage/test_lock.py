@@ -171,3 +171,17 @@ def test_whatever_stands_in_a_lock_file_is_not_believed(tmp_path, content):
 def test_a_name_cannot_steer_the_terminal(tmp_path):
     (tmp_path / "a.lock").write_text(json.dumps({"host": "\x1b[2J\n", "pid": 1, "since": "\x07"}))
     assert str(lock.holder(tmp_path / "a.lock")).isprintable()
+
+
+def test_who_does_not_wait_holds_nothing_where_another_holds_one(tmp_path, start):
+    first = start(tmp_path, "b")
+    assert held(first)
+    paths = [tmp_path / f"{name}.lock" for name in ("a", "b", "c")]
+    with lock.hold(paths, pytest.fail, wait=False) as mine:
+        assert mine is False
+        with lock.hold([paths[0], paths[2]], pytest.fail, wait=False) as free:
+            assert free is True, "not even those that were free"
+    first.stdin.close()
+    first.wait()
+    with lock.hold(paths, pytest.fail, wait=False) as mine:
+        assert mine is True
