@@ -57,13 +57,14 @@ def get_config() -> ConfigDict:
     # Dense training.
     config.n_epochs = 10  # epochs; integer >= 1
     config.batch_size = 64  # images per step; the last batch of an epoch may be smaller
-    config.optimizer = "SGD"  # 'SGD' only
+    config.optimizer = "SGD"  # of dense training and of retraining: 'SGD', 'Adam', 'AdamW', 'LARS'
     config.learning_rate = "(Linear, 0.1)"  # a schedule over all steps, one of:
     #   (Constant, lr)   (Linear, lr[, final])   (Cosine, lr)   (ExponentialLR, lr, gamma per step)
     #   (StepLR, lr, epochs, gamma)   (MultiStepLR, lr, [e1|e2|...], gamma)
     config.n_epochs_warmup = placeholder(int)  # epochs of linear warm-up; None: none
-    config.momentum = 0.9  # in [0, 1)
-    config.weight_decay = 1e-4  # coupled (L2), on every parameter; >= 0; Nesterov exactly when it is positive
+    config.momentum = 0.9  # in [0, 1); beta1 of Adam and AdamW
+    config.weight_decay = 1e-4  # >= 0; coupled (L2), decoupled with AdamW; on every parameter, with LARS on kernels;
+    #   SGD's momentum is Nesterov's exactly when it is positive
 
     # Pruning.
     config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1), and above

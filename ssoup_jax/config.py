@@ -17,10 +17,11 @@ from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
 from ssoup_jax.training import interval, loop, recalibrate
+from ssoup_jax.training.optimizer import OPTIMIZERS
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
-    "optimizer": ("SGD",),
+    "optimizer": tuple(OPTIMIZERS),
     "init_mask": zeros.SETTINGS,
     "pruning_selector": tuple(selectors.SELECTORS),
     "retrain_schedule": retrain.NAMES,

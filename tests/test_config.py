@@ -170,7 +170,7 @@ WRONG_TYPE = [
 ]
 NAMES = [
     ("strategy", "Ensembl", "Ensemble", ("SMS", "Dense", "IMP", "Ensemble")),
-    ("optimizer", "sgd", "SGD", ("SGD",)),
+    ("optimizer", "sgd", "SGD", ("SGD", "Adam", "AdamW", "LARS")),
     ("init_mask", "zero", "zeros", ("auto", "zeros", "none")),
     ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
     ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),

@@ -147,6 +147,7 @@ def _retrain(settings: Settings, phase: int, amount: float, split_val: int | flo
         recalibration=_recalibration(settings),
         prune_only=settings.prune_only,
         prune_except=settings.prune_except,
+        optimizer=None if settings.optimizer == "SGD" else settings.optimizer,
     )
 
 

@@ -51,9 +51,10 @@ def prepare(
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console, pod)
     shape = "x".join(map(str, dataset.image_shape))
+    by = "" if settings.optimizer == "SGD" else f", {settings.optimizer}"
     context = Context(
         classifier=classifier,
-        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}",
+        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}{by}",
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,

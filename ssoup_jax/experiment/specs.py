@@ -53,8 +53,8 @@ class Dense(DenseHistory):
 
     Attributes:
         run_id: which run; decides every random number.
-        momentum: of SGD.
-        weight_decay: coupled decay.
+        momentum: of the optimizer.
+        weight_decay: as the optimizer has it.
     """
 
     run_id: int
@@ -81,7 +81,7 @@ class Retraining:
 
     Attributes:
         seed: added to the run's seed.
-        weight_decay: coupled decay.
+        weight_decay: as the optimizer has it.
         n_epochs: epochs.
         schedule: name of the retraining schedule.
         peak: peak learning rate of an LLR schedule; None: the schedule's own.
@@ -106,10 +106,11 @@ class Retrain:
         selector: name of the selector.
         retraining: the member's own.
         batch_size: images per step.
-        momentum: of SGD.
+        momentum: of the optimizer.
         recalibration: (method, share of the batches); None: statistics stay.
         prune_only: patterns of the parameters that may be pruned; None: all.
         prune_except: patterns of those that may not; None: none.
+        optimizer: its name; None: SGD.
     """
 
     kind: ClassVar[str] = "IMP"
@@ -125,6 +126,7 @@ class Retrain:
     recalibration: tuple[str, float] | None
     prune_only: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     prune_except: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    optimizer: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)

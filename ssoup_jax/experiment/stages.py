@@ -64,7 +64,8 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         keys=key(spec.run_id, "Dense", "train")[None],
         names=[stage.title],
     )
-    trained = train(context, work, stage.title, variables, mask, hyper, spec.batch_size)
+    task = context.task(spec.optimizer)
+    trained = train(context, task, work, stage.title, variables, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
         held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
@@ -100,7 +101,7 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         keys=_member_keys(stages, "train"),
         names=[stage.title for stage in stages],
     )
-    trained = train(context, work, title, pruned, mask, hyper, spec.batch_size)
+    trained = train(context, context.task(spec.optimizer), work, title, pruned, mask, hyper, spec.batch_size)
     stack = trained.variables
     for i in trained.diverged:
         # In the place of members that diverged, so that what follows need not know of them.
@@ -260,7 +261,7 @@ def _healthy(
 def _recalibrated(context: Context, spec: Retrain | Soup, stack: Held, keys: jax.Array) -> Held:
     method, fraction = spec.recalibration or (None, None)
     stack = recalibrate(
-        context.task,
+        context.task(),
         context.feed,
         stack,
         batch_size=spec.batch_size,

@@ -1,4 +1,4 @@
-"""The task of the experiments: softmax cross-entropy of images on the device as bytes, trained by SGD."""
+"""The task of the experiments: softmax cross-entropy of images on the device as bytes."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from ssoup_jax.data.augment import Transform, augment, normalise
 from ssoup_jax.data.feeds import Examples
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
-from ssoup_jax.training.optimizer import sgd
+from ssoup_jax.training.optimizer import Optimizer, sgd
 from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
@@ -71,19 +71,23 @@ class Classifier:
         return flat.reshape(-1, *self.image_shape)
 
 
-@functools.cache
-def task(classifier: Classifier) -> Task:
+def task(classifier: Classifier, optimizer: Optimizer = sgd) -> Task:
     """Returns the task of training a classifier; equal classifiers share one, and so its programs."""
+    return _task(classifier, optimizer)
+
+
+@functools.cache
+def _task(classifier: Classifier, optimizer: Optimizer) -> Task:
     return Task(
         functools.partial(_loss, classifier),
-        sgd,
+        optimizer,
         functools.partial(_moments, classifier),
-        functools.partial(_cut, classifier),
+        functools.partial(_cut, classifier, optimizer),
     )
 
 
-def _cut(classifier: Classifier, axis: str) -> Task:
-    return task(dataclasses.replace(classifier, model=classifier.model.clone(axis_name=axis), axis=axis))
+def _cut(classifier: Classifier, optimizer: Optimizer, axis: str) -> Task:
+    return task(dataclasses.replace(classifier, model=classifier.model.clone(axis_name=axis), axis=axis), optimizer)
 
 
 def _loss(classifier: Classifier, params: PyTree, collections: PyTree, batch: Examples, key: jax.Array) -> Any:
