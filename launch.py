@@ -121,6 +121,7 @@ def main(argv: list[str]) -> None:
             console = Console()
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
+            sys.path.append(os.getcwd())  # where one's own parts are looked for; last, so that they hide nothing
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
             run(settings, workdir, console, stop, pod)

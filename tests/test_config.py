@@ -161,7 +161,7 @@ WRONG_TYPE = [
     (("evaluate_train",), ("yes", 1, 0.0), "boolean"),
     (("arch", "dataset"), (3, None, ["x"]), "string"),
     (
-        ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals"),
+        ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals", "loss"),
         (3, True, ["x"]),
         "string",
     ),

@@ -18,7 +18,7 @@ from ssoup_jax.stack import names
 from ssoup_jax.training import classify
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
-from ssoup_jax.training.optimizer import OPTIMIZERS
+from ssoup_jax.training.optimizer import named
 from ssoup_jax.training.task import Task
 
 
@@ -52,9 +52,9 @@ class Context:
     choices: Remembered | None = None
     imported: Import | None = None
 
-    def task(self, optimizer: str | None = None) -> Task:
-        """Returns what is trained, with the optimizer of that name; None: SGD."""
-        return classify.task(self.classifier, OPTIMIZERS[optimizer or "SGD"])
+    def task(self, optimizer: str | None = None, loss: str | None = None) -> Task:
+        """Returns what is trained, with the optimizer and the loss of those names; None: SGD, cross-entropy."""
+        return classify.task(self.classifier, named(optimizer or "SGD"), classify.loss_named(loss))
 
     def executor(self, m: int, batch_size: int) -> str:
         """Returns the full name of the executor for m members, as far as a rule can tell."""

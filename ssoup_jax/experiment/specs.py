@@ -1,7 +1,8 @@
 """What determines a stage's result: frozen specs, of whose fields the names of stored results are hashed.
 
 A field whose metadata say `when_given` is left out of the hash while it is None, so that results that were stored
-before it came to be keep their names.
+before it came to be keep their names. What is one's own is named with its version or a hash of its source, see
+`own.spell`.
 """
 
 import dataclasses
@@ -55,11 +56,13 @@ class Dense(DenseHistory):
         run_id: which run; decides every random number.
         momentum: of the optimizer.
         weight_decay: as the optimizer has it.
+        loss: name of one's own; None: softmax cross-entropy.
     """
 
     run_id: int
     momentum: float
     weight_decay: float
+    loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Retrain:
         prune_only: patterns of the parameters that may be pruned; None: all.
         prune_except: patterns of those that may not; None: none.
         optimizer: its name; None: SGD.
+        loss: name of one's own; None: softmax cross-entropy.
     """
 
     kind: ClassVar[str] = "IMP"
@@ -127,6 +131,7 @@ class Retrain:
     prune_only: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     prune_except: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     optimizer: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ REDONE = [
     ({"learning_rate": "(Linear, 0.2)"}, ALL),
     ({"n_epochs_warmup": 1}, ALL),
     ({"optimizer": "AdamW"}, ALL),
+    ({"loss": "optax:squared_error"}, ALL),
     ({"momentum": 0.8}, ALL),
     ({"weight_decay": 0.0}, ALL),
     ({"prune_only": "fc1/*"}, ALL[1:]),
@@ -128,7 +129,7 @@ def test_specs_are_hashed_under_the_names_of_their_fields():
     )
     for spec in (dense, member, soup):
         fields = {field.name for field in dataclasses.fields(spec)}
-        assert fields - json.loads(specs.canonical(spec)).keys() <= {"prune_only", "prune_except", "optimizer"}
+        assert fields - json.loads(specs.canonical(spec)).keys() <= {"prune_only", "prune_except", "optimizer", "loss"}
     given = dataclasses.replace(member, prune_only="fc1/*")
     assert json.loads(specs.canonical(given)) == json.loads(specs.canonical(member)) | {"prune_only": "fc1/*"}
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ssoup_jax.errors import SettingsError
 from ssoup_jax.pruning.transform import masked
 from ssoup_jax.training import optimizer
 from ssoup_jax.training.optimizer import OPTIMIZERS
@@ -194,3 +195,59 @@ def test_sgd_has_one_buffer_for_each_weight():
     assert [leaf.shape for leaf in jax.tree.leaves(optimizer.sgd(*np.float32([0, 0, 0])).init(draw(0)))] == list(
         SHAPES.values()
     )
+
+
+OWN = """
+import optax
+
+def lion(learning_rate, weight_decay):
+    return optax.lion(learning_rate, weight_decay=weight_decay)
+
+def made(learning_rate):
+    return 3
+
+def raises(learning_rate):
+    raise RuntimeError("no steps")
+
+def rate(lr):
+    return optax.sgd(lr)
+
+def growing(learning_rate):
+    return optax.GradientTransformation(lambda params: (), lambda updates, state, params: (updates, (updates,)))
+
+def fewer(learning_rate):
+    return optax.GradientTransformation(lambda params: (), lambda updates, state, params: (updates["kernel"], state))
+"""
+
+
+def test_an_optimizer_of_ones_own_is_given_what_it_asks_for(own_module):
+    own_module(OWN)
+    values = jnp.float32([0.1, 0.5, 0.9])
+    params, gradients = draw(0), draw(1)
+    found, expected = optimizer.named("mine:lion")(*values), optax.lion(values[0], weight_decay=values[1])
+    (update, _), (wanted, _) = (own.update(gradients, own.init(params), params) for own in (found, expected))
+    jax.tree.map(np.testing.assert_array_equal, update, wanted)
+    assert optimizer.named("mine:lion") is optimizer.named("mine:lion"), "programs are shared"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("made", "optimizer: mine:made returns a int; allowed: an optax optimizer"),
+        ("raises", "optimizer: mine:raises raised RuntimeError: no steps"),
+        ("rate", "optimizer: mine:rate takes (lr); allowed: (learning_rate), and weight_decay, momentum where it"),
+        ("growing", "optimizer: mine:growing: its state does not keep its structure"),
+        ("fewer", "optimizer: mine:fewer: an update does not keep its structure: "),
+        ("lyon", "optimizer: unknown value 'mine:lyon'; allowed: mine:lion, "),
+    ],
+)
+def test_an_optimizer_of_ones_own_that_takes_no_step_is_one_line(own_module, name, expected):
+    own_module(OWN)
+    with pytest.raises(SettingsError) as error:
+        optimizer.try_out(f"mine:{name}", draw(0))
+    assert str(error.value).startswith(expected)
+
+
+def test_a_name_that_is_unknown_is_answered_with_the_nearest():
+    with pytest.raises(SettingsError, match=r"optimizer: unknown value 'adamW'; .*did you mean 'AdamW'\?"):
+        optimizer.named("adamW")
