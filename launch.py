@@ -122,6 +122,7 @@ def main(argv: list[str]) -> None:
             console = Console()
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
+            sys.path.append(os.getcwd())  # where one's own parts are looked for; last, so that they hide nothing
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
             start_it = run if settings.study.methods is None else run_study

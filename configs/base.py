@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     # Data and model.
     config.dataset = "digits"  # 'digits', 'npz:PATH', 'idx:FOLDER' (the four files of MNIST and its relatives),
     #   'folder:PATH' (images in train/CLASS/ and test/CLASS/ or val/CLASS/), all of docs/data.md,
-    #   'tfds:NAME[:CONFIG]', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', 'imagenet2012'
+    #   'tfds:NAME[:CONFIG]', or 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', 'imagenet2012';
+    #   one's own, 'my_package.data:load', returns x_train, y_train, x_test and y_test in a dict
     config.data_dir = placeholder(str)  # where TFDS keeps its data sets; None: TFDS's own default
     config.data = ConfigDict()
     config.data.download = True  # whether what is missing in data_dir may be fetched from the network
@@ -46,7 +47,8 @@ def get_config() -> ConfigDict:
     #   reference does, where they are to be had; None: none. Does not change what is trained
     config.evaluate_train = placeholder(bool)  # whether finished models are scored on the training split as well;
     #   None: if all images stay on the device. Does not change what is trained; what is finished keeps its figures
-    config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
+    config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all; one's own:
+    #   'my_package.nets:make', of n_classes (and image_shape, dtype, remat) a flax.linen.Module, see docs/library.md
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
     config.init_from = placeholder(str)  # file of PyTorch or safetensors to take as the dense model, which is then not
     #   trained: the settings of dense training only say which learning rates it has seen; its masks, if it has any,
@@ -57,19 +59,23 @@ def get_config() -> ConfigDict:
     # Dense training.
     config.n_epochs = 10  # epochs; integer >= 1
     config.batch_size = 64  # images per step; the last batch of an epoch may be smaller
-    config.optimizer = "SGD"  # 'SGD' only
+    config.optimizer = "SGD"  # of dense training and of retraining: 'SGD', 'Adam', 'AdamW', 'LARS'; or one's own,
+    #   'my_package.optim:make', of learning_rate (and weight_decay, momentum) an optax optimizer
+    config.loss = placeholder(str)  # one's own, 'my_package.losses:smooth', of logits and labels; None: cross-entropy
     config.learning_rate = "(Linear, 0.1)"  # a schedule over all steps, one of:
     #   (Constant, lr)   (Linear, lr[, final])   (Cosine, lr)   (ExponentialLR, lr, gamma per step)
     #   (StepLR, lr, epochs, gamma)   (MultiStepLR, lr, [e1|e2|...], gamma)
     config.n_epochs_warmup = placeholder(int)  # epochs of linear warm-up; None: none
-    config.momentum = 0.9  # in [0, 1)
-    config.weight_decay = 1e-4  # coupled (L2), on every parameter; >= 0; Nesterov exactly when it is positive
+    config.momentum = 0.9  # in [0, 1); beta1 of Adam and AdamW
+    config.weight_decay = 1e-4  # >= 0; coupled (L2), decoupled with AdamW; on every parameter, with LARS on kernels;
+    #   SGD's momentum is Nesterov's exactly when it is positive
 
     # Pruning.
     config.goal_sparsity = 0.9  # share of the prunable weights that is zero after the last phase; in (0, 1), and above
     #   what of the model of `init_from` is pruned already
     config.n_phases = 2  # prune-retrain-soup cycles that reach it; integer >= 1
-    config.pruning_selector = "global"  # 'global': smallest magnitudes of all; 'uniform': of each layer; 'random'
+    config.pruning_selector = "global"  # 'global': smallest magnitudes of all; 'uniform': of each layer; 'random';
+    #   or one's own, 'my_package.scores:score', of weights and a key, whose lowest are pruned, or a Selector
     config.prune_only = placeholder(str)  # the weights to prune: patterns over their names, such as
     #   'layer1_*, fc/kernel'; what is left out neither loses weights nor counts for the goal; None: all
     config.prune_except = placeholder(str)  # the weights not to prune, by patterns as above; None: none
@@ -86,7 +92,8 @@ def get_config() -> ConfigDict:
     config.split_val = placeholder(float)  # 'IMP' alone: retrain the member with this value only
 
     # The soup.
-    config.ensemble_method = "UniformEnsembling"  # or 'GreedySoup'; None: no soup, plain IMP phase after phase
+    config.ensemble_method = "UniformEnsembling"  # or 'GreedySoup'; None: no soup, plain IMP phase after phase;
+    #   or one's own, 'my_package.soups:weigh', of the candidates' scores and what scores a soup by its weights
     config.greedy_metric = "accuracy"  # what a greedy soup must not lose on validation data; or 'macro_accuracy'
     config.bn_recalibration = "moving"  # 'moving': as the reference; 'exact': mean over the batches; None: leave as is
     config.bn_recalibration_frac = 1.0  # share of the training batches it uses; in [0, 1]

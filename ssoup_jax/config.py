@@ -10,27 +10,34 @@ from typing import Annotated, Any, Self, TypeVar
 import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssoup_jax import models, soups, variants
+from ssoup_jax import models, own, soups, variants
 from ssoup_jax.data import arrays, ood, sources, splits
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
-from ssoup_jax.training import interval, loop, recalibrate
+from ssoup_jax.training import classify, interval, loop, optimizer, recalibrate
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
-    "optimizer": ("SGD",),
+    "optimizer": (*optimizer.OPTIMIZERS, own.FORM),
     "init_mask": zeros.SETTINGS,
-    "pruning_selector": tuple(selectors.SELECTORS),
+    "pruning_selector": (*selectors.SELECTORS, own.FORM),
     "retrain_schedule": retrain.NAMES,
     "ensemble_by": tuple(variants.VARIANTS),
-    "ensemble_method": (*soups.SOUPS, None),
+    "ensemble_method": (*soups.SOUPS, own.FORM, None),
     "greedy_metric": ("accuracy", "macro_accuracy"),
     "bn_recalibration": (*recalibrate.METHODS, None),
     "on_divergence": loop.ON_DIVERGENCE,
 }
+
+_OWN: dict[str, Callable[[str], object]] = {
+    "optimizer": optimizer.named,
+    "pruning_selector": selectors.named,
+    "ensemble_method": soups.named,
+}
+"""Looks at what is named instead of a choice; `own.FORM` in the table above stands for it."""
 
 _DATA_CHOICES: dict[str, tuple[str | None, ...]] = {
     "layout": (*arrays.LAYOUTS, None),
@@ -63,6 +70,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
+    "loss": classify.loss_named,
     "dataset": sources.check_name,
     "execution": names.check,
     "mesh": names.parse_mesh,
@@ -183,6 +191,7 @@ class Settings(BaseModel):
     n_epochs: Epochs
     batch_size: Count
     optimizer: str
+    loss: str | None
     learning_rate: str
     n_epochs_warmup: CountOrZero | None
     momentum: Annotated[Number, Field(ge=0, lt=1)]
@@ -214,7 +223,9 @@ class Settings(BaseModel):
     @field_validator(*_CHOICES, mode="before")
     @classmethod
     def _known(cls, value: Any, info) -> Any:
-        if value not in _CHOICES[info.field_name]:
+        if info.field_name in _OWN and own.is_own(value):
+            _OWN[info.field_name](value)
+        elif value not in _CHOICES[info.field_name]:
             raise unknown(info.field_name, value, map(str, _CHOICES[info.field_name]))
         return value
 
@@ -239,7 +250,7 @@ class Settings(BaseModel):
                 f"n_epochs_warmup: found {self.n_epochs_warmup}; n_epochs={self.n_epochs} is not longer"
             )
         if self.strategy == "Ensemble" and self.ensemble_method is None:
-            allowed = ", ".join(soups.SOUPS)
+            allowed = ", ".join((*soups.SOUPS, own.FORM))
             raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
         ood.parse(self.ood, self.dataset)
         values = self.all_splits
@@ -293,6 +304,12 @@ class Settings(BaseModel):
     def signals(self) -> tuple[str, ...]:
         """The names of `stop_signals`, which ask for a stop besides those that always do."""
         return () if self.stop_signals is None else _signals(self.stop_signals)
+
+    @property
+    def own_parts(self) -> dict[str, str]:
+        """What is one's own, by setting, as the names of results have it; data are named by what they are."""
+        names = ("arch", "loss", *_OWN)
+        return {name: own.spell(name, getattr(self, name)) for name in names if own.is_own(getattr(self, name))}
 
     def record(self) -> dict[str, Any]:
         """Returns the settings as plain values for JSON, with the members' values complete."""

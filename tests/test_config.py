@@ -168,7 +168,7 @@ WRONG_TYPE = [
     (("evaluate_train",), ("yes", 1, 0.0), "boolean"),
     (("arch", "dataset"), (3, None, ["x"]), "string"),
     (
-        ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals"),
+        ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals", "loss"),
         (3, True, ["x"]),
         "string",
     ),
@@ -177,7 +177,7 @@ WRONG_TYPE = [
 ]
 NAMES = [
     ("strategy", "Ensembl", "Ensemble", ("SMS", "Dense", "IMP", "Ensemble")),
-    ("optimizer", "sgd", "SGD", ("SGD",)),
+    ("optimizer", "sgd", "SGD", ("SGD", "Adam", "AdamW", "LARS")),
     ("init_mask", "zero", "zeros", ("auto", "zeros", "none")),
     ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
     ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),

@@ -16,7 +16,7 @@ PACKAGE = "ssoup_jax"
 FLOORS = (
     {"errors", "streams", "version"},
     {"identity", "keys", "trees"},
-    {"pod", "rows"},
+    {"own", "pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "report", "stack"},
     {"training"},

@@ -178,3 +178,31 @@ def test_a_member_that_diverges_is_left_out_under_jax_s_own_checks_too(tmp_path)
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Ensemble phase 1: without member 1e+30, which diverged" in done.stdout
+
+
+def test_ones_own_network_in_the_current_folder_is_found_and_named_by_its_source(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from flax import linen as nn\n\n\n"
+        "def make(n_classes):\n    return nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(n_classes)])\n"
+    )
+    own = [*SMALL[1:], "--config.arch=mine:make", "--config.strategy=Dense", "--config.ood=None"]
+    done = launch("--config", DIGITS, *own, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/artifacts/*/record.json"))
+    assert re.fullmatch("mine:make [0-9a-f]{16}", record["model"]["arch"])
+    assert record["metrics"]["test"]["accuracy"] > 0.5, "0.1 is chance"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("arch=mine:make", "arch: there is no module 'mine', neither in the current folder nor installed"),
+        ("dataset=mine:load", "dataset: there is no module 'mine', neither in the current folder nor installed"),
+        ("optimizer=optax:nothing", "optimizer: unknown value 'optax:nothing'; allowed: "),
+        ("arch=math:floor", "arch: math:floor takes (x); allowed: (n_classes), and image_shape, dtype, remat where it"),
+    ],
+)
+def test_a_part_of_ones_own_that_is_not_there_is_one_line(tmp_path, setting, expected):
+    failed = launch("--config", DIGITS, f"--config.{setting}", cwd=tmp_path)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith(f"error: {expected}") and failed.stderr.count("\n") == 1

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 import ssoup_jax
@@ -35,13 +34,6 @@ def test_type_checkers_are_told_the_same_names():
             name.removesuffix("_members") if name == "stack_members" else name,
         ) is getattr(ssoup_jax, name)
     assert Path(ssoup_jax.__file__).with_name("py.typed").is_file()
-
-
-@pytest.fixture
-def usual_promotion():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # as users have it
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.mark.usefixtures("usual_promotion")

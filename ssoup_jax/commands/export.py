@@ -2,16 +2,20 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from ssoup_jax import models
 from ssoup_jax.commands.command_line import Parser, expanded
 from ssoup_jax.commands.show import FORMATS, summarise
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
-from ssoup_jax.interop import pytorch
+from ssoup_jax.interop import by_names, pytorch
 from ssoup_jax.models.variables import Variables
+from ssoup_jax.own import is_own
+from ssoup_jax.pruning.masks import is_kernel
 from ssoup_jax.storage import artifact_folder
 
 
@@ -31,7 +35,7 @@ def _run(options: Namespace) -> int:
 
 
 def export(artifact: Path, out: Path, pruned: bool) -> None:
-    """Writes the model of a finished stage for PyTorch.
+    """Writes the model of a finished stage for PyTorch; a network of one's own by its own names.
 
     Args:
         artifact: its folder in the store.
@@ -50,6 +54,9 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
         )
     if described is None:
         raise SettingsError(f"{artifact}: its record does not say which model it is; it was stored by an older version")
+    if is_own(described["arch"]):
+        _export_own(artifact, out, pruned, described)
+        return
     image_shape = tuple(described["image_shape"])
     model = models.build(described["arch"], described["n_classes"], image_shape)
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
@@ -59,3 +66,16 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     classes = described.get("classes")
     pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=classes)
     summarise(pytorch.read(out), image_shape)
+
+
+def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, Any]) -> None:
+    """Writes a network of one's own by its own names; what made it is not needed."""
+    if pruned:
+        raise SettingsError(f"--pruned: pairs of weights and masks are PyTorch's; {described['arch']} is one's own")
+    tree, _ = artifact_folder.load(artifact, None)
+    tree.pop("mask")
+    arrays = by_names.write(out, Variables.from_flax(tree), described.get("classes"))
+    weights = [array for name, array in arrays.items() if is_kernel(name)]
+    n_weights, n_zeros = (sum(map(count, weights)) for count in (np.size, lambda leaf: int(np.sum(leaf == 0))))
+    print(f"{out}: {len(arrays)} arrays, {sum(map(np.size, arrays.values()))} numbers, of {described['arch']}")
+    print(f"weights: {n_weights}, of them zero: {n_zeros} ({n_zeros / n_weights:.2%})")

@@ -18,6 +18,7 @@ from ssoup_jax.stack import names
 from ssoup_jax.training import classify
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
+from ssoup_jax.training.optimizer import named
 from ssoup_jax.training.task import Task
 
 
@@ -51,10 +52,9 @@ class Context:
     choices: Remembered | None = None
     imported: Import | None = None
 
-    @property
-    def task(self) -> Task:
-        """What is trained."""
-        return classify.task(self.classifier)
+    def task(self, optimizer: str | None = None, loss: str | None = None) -> Task:
+        """Returns what is trained, with the optimizer and the loss of those names; None: SGD, cross-entropy."""
+        return classify.task(self.classifier, named(optimizer or "SGD"), classify.loss_named(loss))
 
     def executor(self, m: int, batch_size: int) -> str:
         """Returns the full name of the executor for m members, as far as a rule can tell."""
@@ -65,7 +65,7 @@ class Context:
         """Returns what a stack of m members asks of the machine."""
         convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(self.like.params))
         macs = sum(metrics.layer_multiply_adds(self.classifier.model, self.classifier.image_shape).values())
-        cut = self.task.cut is not None
+        cut = self.task().cut is not None
         return names.Load(m, convolutional, batch_size if cut else None, macs * batch_size)
 
     def history(self, dense: DenseHistory) -> retrain.DenseHistory:

@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ssoup_jax import soups
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment.specs import Dense, DenseHistory, Imported, Retrain, Retraining, Soup, Stage
+from ssoup_jax.own import spell
 from ssoup_jax.pruning.allocation import phase_amount
-from ssoup_jax.soups import SOUPS
 
 DOES_NOT_CHANGE_RESULTS = {
     "strategy": "which stages a launch runs",
@@ -123,17 +124,23 @@ def _in_order(dense: Stage, candidates: Sequence[Sequence[Stage]], soups: Sequen
 def _dense(settings: Settings, fingerprint: str, init_sha256: str | None, init_mask: str | None) -> DenseHistory:
     history = {
         "data": fingerprint,
-        "arch": settings.arch,
+        "arch": spell("arch", settings.arch),
         "use_amp": settings.use_amp,
         "n_epochs": settings.n_epochs,
         "batch_size": settings.batch_size,
-        "optimizer": settings.optimizer,
+        "optimizer": spell("optimizer", settings.optimizer),
         "learning_rate": settings.learning_rate,
         "n_epochs_warmup": settings.n_epochs_warmup,
     }
     if init_sha256 is not None:
         return Imported(**history, init_from=init_sha256, init_mask=init_mask)
-    return Dense(**history, run_id=settings.run_id, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return Dense(
+        **history,
+        run_id=settings.run_id,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        loss=_loss(settings),
+    )
 
 
 def _retrain(settings: Settings, phase: int, amount: float, split_val: int | float) -> Retrain:
@@ -142,24 +149,30 @@ def _retrain(settings: Settings, phase: int, amount: float, split_val: int | flo
         phase=phase,
         amount=amount,
         goal_sparsity=settings.goal_sparsity,
-        selector=settings.pruning_selector,
+        selector=spell("pruning_selector", settings.pruning_selector),
         retraining=Retraining(**settings.retraining_of(split_val)),
         batch_size=settings.batch_size,
         momentum=settings.momentum,
         recalibration=_recalibration(settings),
         prune_only=settings.prune_only,
         prune_except=settings.prune_except,
+        optimizer=None if settings.optimizer == "SGD" else spell("optimizer", settings.optimizer),
+        loss=_loss(settings),
     )
 
 
 def _soup(settings: Settings) -> Soup:
     return Soup(
-        method=settings.ensemble_method,
-        metric=settings.greedy_metric if SOUPS[settings.ensemble_method].by_score else None,
+        method=spell("ensemble_method", settings.ensemble_method),
+        metric=settings.greedy_metric if soups.named(settings.ensemble_method).by_score else None,
         batch_size=settings.batch_size,
         goal_sparsity=settings.goal_sparsity,
         recalibration=_recalibration(settings),
     )
+
+
+def _loss(settings: Settings) -> str | None:
+    return None if settings.loss is None else spell("loss", settings.loss)
 
 
 def _recalibration(settings: Settings) -> tuple[str, float] | None:

@@ -5,20 +5,22 @@ import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssoup_jax import models
 from ssoup_jax.config import Settings
 from ssoup_jax.data.dataset import Dataset
 from ssoup_jax.data.feeds import Feed, resident
 from ssoup_jax.data.streaming import Streaming
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import imported
 from ssoup_jax.experiment.context import Context
+from ssoup_jax.own import is_own
 from ssoup_jax.pod import ALONE, Pod
-from ssoup_jax.pruning import masks
+from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import memory, names
-from ssoup_jax.training import evaluate
+from ssoup_jax.training import classify, evaluate, optimizer
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
 
@@ -48,16 +50,18 @@ def prepare(
     dtype = jnp.bfloat16 if settings.use_amp else jnp.float32
     model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
     classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    _try_out(settings, classifier)
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console, pod)
     shape = "x".join(map(str, dataset.image_shape))
+    by = "" if settings.optimizer == "SGD" else f", {settings.optimizer}"
     context = Context(
         classifier=classifier,
-        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}",
+        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}{by}",
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
-        mesh=_mesh(settings),
+        mesh=_mesh(settings, classifier.model.can_be_cut),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
         console=console,
         pod=pod,
@@ -68,7 +72,27 @@ def prepare(
     return context
 
 
-def _mesh(settings: Settings) -> names.Shape | None:
+def _try_out(settings: Settings, classifier: Classifier) -> None:
+    """Tries what is one's own before anything is trained; mistakes would end the run in its middle."""
+    variables = jax.eval_shape(classifier.init, jax.random.key(0))
+    optimizer.try_out(settings.optimizer, variables.params)
+    classify.try_loss(settings.loss, classifier.model.n_classes)
+    mask = masks.full_mask(variables.params)
+    if is_own(settings.arch):
+        if not masks.prunable_leaves(mask, mask):
+            raise SettingsError(f"arch: {settings.arch} has nothing to prune; allowed: weights by the name of 'kernel'")
+        if settings.bn_recalibration == "exact":
+            classifier.check_moments(settings.arch)
+    if is_own(settings.pruning_selector):
+        drawn = np.random.default_rng(0)
+        weights = jax.tree.map(lambda leaf: drawn.standard_normal(leaf.shape, np.float32), variables.params)
+        try:
+            selectors.select(settings.pruning_selector, weights, mask, 0.5, jax.random.key(0))
+        except RunError as error:
+            raise SettingsError(str(error)) from None
+
+
+def _mesh(settings: Settings, can_be_cut: bool) -> names.Shape | None:
     """Checks the mesh that is asked for, by itself or in an executor's name, now that the devices are known."""
     mesh = None if settings.mesh is None else names.parse_mesh(settings.mesh)
     named = None if names.stands_for_another(settings.execution) else names.parse(settings.execution)
@@ -83,7 +107,7 @@ def _mesh(settings: Settings) -> names.Shape | None:
             f"{'runs on one device' if named.mesh is None else 'names another'}; allowed with it: 'shard:{named.name}'"
         )
     for asked in {mesh, named and named.mesh} - {None}:
-        names.check_mesh(asked, len(jax.devices()), settings.batch_size)
+        names.check_mesh(asked, len(jax.devices()), settings.batch_size if can_be_cut else None)
     return mesh
 
 

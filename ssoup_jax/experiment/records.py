@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssoup_jax import metrics, trees
+from ssoup_jax import metrics, soups, trees
 from ssoup_jax.experiment import doubts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
@@ -10,7 +10,6 @@ from ssoup_jax.experiment.doubts import Answers
 from ssoup_jax.experiment.specs import DenseHistory
 from ssoup_jax.metrics.predictions import summarise
 from ssoup_jax.models.variables import Variables
-from ssoup_jax.soups import Trial
 from ssoup_jax.stack import held
 from ssoup_jax.stack.held import Held
 from ssoup_jax.training.evaluate import BLOCK_SIZE, count, ensemble_score, score
@@ -91,6 +90,17 @@ def describe_group(context: Context, stack: Held) -> dict[str, Any]:
     return {"distances": metrics.soup_distances(held.leaves(params)), "prediction_ensemble": ensemble}
 
 
+def own_weights(
+    context: Context, title: str, split_vals: list[int | float], weights: soups.Weights
+) -> dict[str, float]:
+    """Reports the shares that a soup of one's own gives its ingredients, on the console and for the record."""
+    total = sum(weights.values())
+    shares = {str(split_vals[i]): weight / total for i, weight in weights.items()}
+    said = ", ".join(f"{share:.1%} of member {member}" for member, share in shares.items())
+    context.console.line(f"{title}: {said}")
+    return shares
+
+
 def greedy_selection(
     context: Context,
     title: str,
@@ -98,7 +108,7 @@ def greedy_selection(
     split_vals: list[int | float],
     scores: list[float],
     ingredients: list[int],
-    trials: list[Trial],
+    trials: list[soups.Trial],
 ) -> dict[str, Any]:
     """Reports every accept and reject, on the console and for the artifact's record."""
     best = scores[ingredients[0]]

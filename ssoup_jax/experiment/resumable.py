@@ -1,7 +1,9 @@
 """Trains a stage's stack with progress on the console, checkpoints to come back to, and a clean stop."""
 
 import contextlib
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ssoup_jax.training import interval, loop, measured, step
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.hyper import Hyper
 from ssoup_jax.training.step import TrainState
+from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
 
@@ -76,12 +79,20 @@ class _Start:
 
 
 def train(
-    context: Context, work: Work, title: str, variables: Variables, mask: PyTree, hyper: Hyper, batch_size: int
+    context: Context,
+    task: Task,
+    work: Work,
+    title: str,
+    variables: Variables,
+    mask: PyTree,
+    hyper: Hyper,
+    batch_size: int,
 ) -> Trained:
     """Trains a stack to its end, from its newest whole checkpoint if there is one.
 
     Args:
-        context: the task, its examples and its executor; a checkpoint goes on under the executor it began with.
+        context: the examples and the executor; a checkpoint goes on under the executor it began with.
+        task: what is trained.
         work: where its traces go.
         title: what is going on, for the console.
         variables: where every member starts, on the host.
@@ -100,13 +111,14 @@ def train(
     if not total:
         stack = trees.stack([jax.device_get(variables)] * m)
         return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
-    member = step.init_member(context.task, hyper.values, variables, mask)
+    member = step.init_member(task, hyper.values, variables, mask)
     checkpoints = Checkpoints(
         work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
     )
-    start = _resume(context, checkpoints, work, title, member, hyper, batch_size)
+    choose = functools.partial(_choose, context, task, member, hyper, batch_size)
+    start = _resume(context, checkpoints, work, title, member, m, batch_size, choose)
     if start is None:
-        execution = _choose(context, member, hyper, batch_size)
+        execution = choose()
         state = executors.assemble(execution, m, lambda index: member)
         log = EpochLog([folder / METRICS for folder in work.folders], pod=context.pod)
         start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
@@ -150,7 +162,7 @@ def train(
                 work.stop.now()
 
         trained = loop.train(
-            context.task,
+            task,
             context.feed,
             start.snapshot,
             hyper,
@@ -169,14 +181,14 @@ def train(
         return Trained(jax.device_get(variables), records, trained.diverged)
 
 
-def _choose(context: Context, member: TrainState, hyper: Hyper, batch_size: int) -> str:
+def _choose(context: Context, task: Task, member: TrainState, hyper: Hyper, batch_size: int) -> str:
     """Chooses the executor of a stack that begins: by the setting, by a rule, or by measuring."""
     m = len(hyper.n_steps)
     if context.execution != "measured":
         return context.executor(m, batch_size)
     return measured.choose(
         names.candidates(jax.default_backend(), len(jax.devices()), context.load(m, batch_size), context.mesh),
-        measured.probe(context.task, context.feed, trees.stack([member] * m), hyper, batch_size),
+        measured.probe(task, context.feed, trees.stack([member] * m), hyper, batch_size),
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
@@ -196,11 +208,12 @@ def _resume(
     work: Work,
     title: str,
     member: TrainState,
-    hyper: Hyper,
+    m: int,
     batch_size: int,
+    choose: Callable[[], str],
 ) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
-    m, form = len(hyper.n_steps), _stored(member)
+    form = _stored(member)
     older = {name: part for name, part in form.items() if name != "mask"}
     spread = jax.process_count() > 1
     # A process reads its own members, and whose they are the executor says.
@@ -210,7 +223,7 @@ def _resume(
         return None
     when, members, info = found
     try:
-        execution = context.executor(m, batch_size) if spread else _again(context, info, member, hyper, batch_size)
+        execution = context.executor(m, batch_size) if spread else _again(info, choose)
         state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
@@ -233,11 +246,11 @@ def _restored(stored: PyTree, member: TrainState) -> TrainState:
     return TrainState(variables, stored["opt_state"], stored.get("mask", member.mask))
 
 
-def _again(context: Context, info: dict[str, Any], member: TrainState, hyper: Hyper, batch_size: int) -> str:
+def _again(info: dict[str, Any], choose: Callable[[], str]) -> str:
     """Returns the executor that a checkpoint goes on under: the one before, if there are as many devices as then."""
     before = info["execution"]
     if not names.stands_for_another(before):
         mesh = names.parse(before).mesh or (1, 1)
         if mesh[0] * mesh[1] == len(jax.devices()):
             return before
-    return _choose(context, member, hyper, batch_size)
+    return choose()

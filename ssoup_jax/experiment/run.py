@@ -43,7 +43,8 @@ def run(
         RunError: a stage failed; what was finished before is intact.
         Stopped: a stop was asked for.
     """
-    check_same(pod, settings.record())
+    # Of files outside of the project each host may have its own.
+    check_same(pod, settings.record() | settings.own_parts)
     check_shared(pod, workdir)
     options = settings.data.options()
     with pod.patient():  # process 0 may have to download

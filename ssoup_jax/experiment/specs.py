@@ -1,7 +1,8 @@
 """What determines a stage's result: frozen specs, of whose fields the names of stored results are hashed.
 
 A field whose metadata say `when_given` is left out of the hash while it is None, so that results that were stored
-before it came to be keep their names.
+before it came to be keep their names. What is one's own is named with its version or a hash of its source, see
+`own.spell`.
 """
 
 import dataclasses
@@ -53,13 +54,15 @@ class Dense(DenseHistory):
 
     Attributes:
         run_id: which run; decides every random number.
-        momentum: of SGD.
-        weight_decay: coupled decay.
+        momentum: of the optimizer.
+        weight_decay: as the optimizer has it.
+        loss: name of one's own; None: softmax cross-entropy.
     """
 
     run_id: int
     momentum: float
     weight_decay: float
+    loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Retraining:
 
     Attributes:
         seed: added to the run's seed.
-        weight_decay: coupled decay.
+        weight_decay: as the optimizer has it.
         n_epochs: epochs.
         schedule: name of the retraining schedule.
         peak: peak learning rate of an LLR schedule; None: the schedule's own.
@@ -106,12 +109,14 @@ class Retrain:
         selector: name of the selector.
         retraining: the member's own.
         batch_size: images per step.
-        momentum: of SGD.
+        momentum: of the optimizer.
         recalibration: (method, share of the batches); None: statistics stay.
         prune_only: patterns of the parameters that may be pruned; None: all.
         prune_except: patterns of those that may not; None: none.
         again: True: the amount is a share of all weights that may be pruned, of which some are pruned already, and not
             of those that are left; None: of those that are left.
+        optimizer: its name; None: SGD.
+        loss: name of one's own; None: softmax cross-entropy.
     """
 
     kind: ClassVar[str] = "IMP"
@@ -128,6 +133,8 @@ class Retrain:
     prune_only: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     prune_except: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     again: bool | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    optimizer: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
 from ssoup_jax.experiment.specs import Average, Dense, Retrain, Soup, Stage
 from ssoup_jax.models.variables import Variables
+from ssoup_jax.own import is_own
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.pruning.transform import apply_mask
 from ssoup_jax.schedules import retrain as retraining_schedules
@@ -64,7 +65,8 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         keys=key(spec.run_id, "Dense", "train")[None],
         names=[stage.title],
     )
-    trained = train(context, work, stage.title, variables, mask, hyper, spec.batch_size)
+    task = context.task(spec.optimizer, spec.loss)
+    trained = train(context, task, work, stage.title, variables, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
         held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
@@ -103,7 +105,7 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         keys=_member_keys(stages, "train"),
         names=[stage.title for stage in stages],
     )
-    trained = train(context, work, title, pruned, mask, hyper, spec.batch_size)
+    trained = train(context, context.task(spec.optimizer, spec.loss), work, title, pruned, mask, hyper, spec.batch_size)
     stack = trained.variables
     for i in trained.diverged:
         # In the place of members that diverged, so that what follows need not know of them.
@@ -154,11 +156,13 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     def score(weights: soups.Weights) -> float:
         return records.evaluate(context, soup_of(weights), ("val",))[0]["val"][spec.metric]
 
-    method, selection = soups.SOUPS[spec.method], None
+    method, selection = soups.named(spec.method), None
     scores = [candidate.record["metrics"]["val"][spec.metric] if method.by_score else None for candidate in candidates]
     weights, trials = method.weigh(scores, score)
-    ingredients = list(weights)
-    if method.by_score:
+    ingredients, shares = list(weights), {}
+    if is_own(spec.method):
+        shares = {"weights": records.own_weights(context, stage.title, labels, weights)}
+    elif method.by_score:
         selection = records.greedy_selection(context, stage.title, spec.metric, labels, scores, ingredients, trials)
     made = soup_of(weights)
     own = held.member(made, 0)
@@ -181,7 +185,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
         own,
         mask,
         {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
-        | {**record, "greedy": selection, "candidates": every, "selected": selected},
+        | {**record, "greedy": selection, **shares, "candidates": every, "selected": selected},
     )
 
 
@@ -275,7 +279,7 @@ def recalibrated(context: Context, spec: Retrain | Soup | Average, stack: Held, 
     """Re-estimates the BatchNorm statistics of a stack as a spec says; returns it on the host."""
     method, fraction = spec.recalibration or (None, None)
     stack = recalibrate(
-        context.task,
+        context.task(),
         context.feed,
         stack,
         batch_size=spec.batch_size,

@@ -1,7 +1,6 @@
 """Multiply-adds of one image, counted on the traced model."""
 
 import functools
-import inspect
 import math
 
 import jax
@@ -10,11 +9,12 @@ import numpy as np
 from flax import linen as nn
 
 from ssoup_jax.errors import SettingsError
+from ssoup_jax.models.own import Own, takes_train
 from ssoup_jax.trees import PyTree, path_name
 
 
 @functools.cache
-def layer_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
+def layer_multiply_adds(model: nn.Module | Own, image_shape: tuple[int, ...]) -> dict[str, int]:
     """Counts the multiply-adds of every kernel for one image, padding included; nothing is computed.
 
     Every module that owns a parameter `kernel` counts, each time it is called: flax's layers, and a user's own whose
@@ -46,7 +46,7 @@ def layer_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> dict[
         return y
 
     def trace() -> PyTree:
-        mode = {"train": False} if "train" in inspect.signature(model.__call__).parameters else {}
+        mode = {"train": False} if takes_train(model) else {}
         with nn.intercept_methods(count):
             return model.init(jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32), **mode)
 
@@ -61,7 +61,7 @@ def layer_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> dict[
 
 
 def flops(
-    model: nn.Module, params: PyTree, image_shape: tuple[int, ...]
+    model: nn.Module | Own, params: PyTree, image_shape: tuple[int, ...]
 ) -> dict[str, int | float | dict[str, int] | None]:
     """Counts the multiply-adds of one image that a model does, and that its nonzero weights need.
 

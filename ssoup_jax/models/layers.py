@@ -210,6 +210,11 @@ class Network(nn.Module):
     remat: bool = False
     axis_name: str | None = None
 
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether it computes the same of a batch that is spread over a mesh axis, see `axis_name`."""
+        return True
+
     def conv_layer(self) -> Layer:
         """Returns `Conv` with this network's dtype and convolution."""
         return partial(Conv, dtype=self.dtype, conv=self.conv)

@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from ssoup_jax.errors import SettingsError, unknown
+from ssoup_jax.models import own
 from ssoup_jax.models.cnn import CNN
 from ssoup_jax.models.layers import Network
 from ssoup_jax.models.ops.convolution import CONVOLUTIONS
+from ssoup_jax.models.own import Own
 from ssoup_jax.models.resnet18 import ResNet18
 from ssoup_jax.models.resnet50 import ResNet50
 from ssoup_jax.models.resnet_cifar import CifarResNet
 from ssoup_jax.models.simple import Simple
 from ssoup_jax.models.vgg import CONVS_PER_STAGE, VGG
 from ssoup_jax.models.wide_resnet import WideResNet
+from ssoup_jax.own import FORM, is_own
 from ssoup_jax.trees import PyTree
 
 ImageShape = tuple[int, int, int]
@@ -39,7 +42,7 @@ _CIFAR_RESNET_RULE = "ResNet<6n+2> and ResNet<6n+2>x<width>"
 _SMALLEST_IMAGE = {"CNN": 6} | {f"VGG{depth}": 32 for depth in CONVS_PER_STAGE}
 
 ARCHS: tuple[str, ...] = tuple(_NETWORKS)
-"""The names of the architectures; `build` takes any other `ResNet<6n+2>`, and `ResNet<6n+2>x<width>`, too."""
+"""The names of the architectures; `build` takes other `ResNet<6n+2>`, `ResNet<6n+2>x<width>` and one's own, too."""
 
 
 def build(
@@ -52,15 +55,15 @@ def build(
     conv: str = "plain",
     dropout: bool = True,
     axis_name: str | None = None,
-) -> Network:
+) -> Network | Own:
     """Makes the network of that name; nothing is computed.
 
     `model.apply(variables, x, train, rngs={"dropout": key}, mutable=["batch_stats"])` maps normalised images
     `[B, H, W, C]` to float32 logits `[B, n_classes]`.
 
     Args:
-        arch: one of `ARCHS`, any `ResNet<6n+2>` (option A shortcuts), or `ResNet<6n+2>x<width>` with that many times
-            the channels.
+        arch: one of `ARCHS`, any `ResNet<6n+2>` (option A shortcuts), `ResNet<6n+2>x<width>` with that many times the
+            channels, or what makes a network of one's own, see `models.own`; that is given the next four only.
         n_classes: number of classes.
         image_shape: height, width and channels of an image.
         dtype: what activations are computed in, float32 or bfloat16; parameters are float32 in any case.
@@ -71,11 +74,13 @@ def build(
         axis_name: mesh axis over which BatchNorm takes its batch statistics.
 
     Returns:
-        The linen module.
+        The linen module, or one of one's own in our manner.
 
     Raises:
         SettingsError: `arch` or `conv` is unknown, a size is not positive, or the image is too small for the network.
     """
+    if is_own(arch):
+        return own.build(arch, n_classes, image_shape, dtype, remat)
     network = _NETWORKS.get(arch) or _cifar_resnet(arch)
     if conv not in CONVOLUTIONS:
         raise unknown("conv", conv, CONVOLUTIONS)
@@ -93,18 +98,21 @@ def build(
 
 def check_arch(arch: str) -> None:
     """Raises a SettingsError if `build` knows no architecture of that name."""
-    _ = _NETWORKS.get(arch) or _cifar_resnet(arch)
+    if is_own(arch):
+        own.check(arch)
+    else:
+        _ = _NETWORKS.get(arch) or _cifar_resnet(arch)
 
 
 def _cifar_resnet(arch: str) -> Callable[..., Network]:
     match = _CIFAR_RESNET.fullmatch(arch)
     depth, width = (int(match[1]), int(match[2] or 1)) if match else (0, 1)
     if depth < 8 or (depth - 2) % 6:
-        raise unknown("arch", arch, (*ARCHS, _CIFAR_RESNET_RULE))
+        raise unknown("arch", arch, (*ARCHS, _CIFAR_RESNET_RULE, FORM))
     return partial(CifarResNet, blocks=(depth - 2) // 6, width=width)
 
 
-def init(model: Network, key: jax.Array, image_shape: ImageShape) -> tuple[PyTree, PyTree]:
+def init(model: Network | Own, key: jax.Array, image_shape: ImageShape) -> tuple[PyTree, PyTree]:
     """Draws initial values; can be mapped over keys with `jax.vmap`.
 
     Args:

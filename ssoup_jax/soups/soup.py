@@ -7,7 +7,7 @@ from ssoup_jax import trees
 from ssoup_jax.errors import RunError, SettingsError, unknown
 from ssoup_jax.soups.averaging import Weights, average
 from ssoup_jax.soups.greedy import Trial
-from ssoup_jax.soups.methods import SOUPS, Method
+from ssoup_jax.soups.methods import SOUPS, Method, given
 from ssoup_jax.trees import PyTree
 
 METHODS = {"uniform": SOUPS["UniformEnsembling"], "greedy": SOUPS["GreedySoup"]}
@@ -62,7 +62,7 @@ def weigh(
             raise unknown("weights", weights, [*METHODS, "a number for each member"])
         weights = METHODS[weights]
     if not isinstance(weights, Method):
-        return _given([float(weight) for weight in weights], m), []
+        return given([float(weight) for weight in weights], m), []
     if weights.by_score and score is None:
         raise SettingsError("score: not given; a soup that is chosen by its score needs a function of one model")
 
@@ -74,11 +74,3 @@ def weigh(
 
     scores = [checked(trees.member(stack, i)) if weights.by_score else None for i in range(m)]
     return weights.weigh(scores, lambda tried: checked(average(stack, tried)))
-
-
-def _given(weights: list[float], m: int) -> Weights:
-    if len(weights) != m:
-        raise SettingsError(f"weights: found {len(weights)}; the stack has {m} member{'s' * (m > 1)}")
-    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise SettingsError(f"weights: found {weights}; allowed: finite numbers of at least 0, not all of them 0")
-    return {i: weight for i, weight in enumerate(weights) if weight}

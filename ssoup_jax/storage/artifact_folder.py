@@ -57,12 +57,12 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: not a stored artifact: {error.problem}") from None
 
 
-def load(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def load(folder: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
     """Loads an artifact from any place, if it is whole.
 
     Args:
         folder: a finished one's.
-        like: arrays or shapes of the structure, shapes and dtypes that were stored.
+        like: arrays or shapes of the structure, shapes and dtypes that were stored; None: whatever was.
 
     Returns:
         Its tree, NumPy arrays: those that a device has committed to would compile the step a second time. Its record.
@@ -75,10 +75,13 @@ def load(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     return read(folder, like)
 
 
-def read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+def read(folder: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
     """Reads what `load` does, without comparing it with the manifest."""
     try:
-        stored = named_leaves(arrays.read(folder / STATE))
+        tree = arrays.read(folder / STATE)
+        if like is None:
+            return tree, read_record(folder)
+        stored = named_leaves(tree)
         found, wanted = (
             {name: arrays.spec(leaf) for name, leaf in leaves.items()} for leaves in (stored, named_leaves(like))
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
+from safetensors.numpy import load_file
 
 from ssoup_jax import trees
 from ssoup_jax.data import sources
@@ -391,6 +392,21 @@ def test_a_run_cut_twice_and_moved_ends_as_one_that_was_not(finished, tmp_path, 
     # Other tests may have added to the finished experiment.
     assert own == {name: expected[name] for name in own}
     assert list((tmp_path / "b/checkpoints").iterdir()) == []
+
+
+def test_another_optimizer_trains_and_retrains_and_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    changes = {"optimizer": "AdamW", "learning_rate": "(Linear, 5e-3)", "pruning_selector": "uniform", "n_phases": 1}
+    summary, _ = tiny.launch(tmp_path / "whole", **changes)
+    assert summary["phases"][0]["soup"]["test"]["accuracy"] > 0.8
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        tiny.launch(tmp_path / "cut", tiny.StopAfter(42 + 11), **changes)  # 42 steps for the dense model
+    (member,) = (tmp_path / "cut/checkpoints").glob("*/*/*0.safetensors")
+    assert any("nu" in name for name in load_file(member)), "Adam's second moments, of retraining"
+    found, printed = tiny.launch(tmp_path / "cut", **changes)
+    assert "IMP phase 1 (2 members): goes on after step 11, from a checkpoint" in printed
+    assert untimed(found) == untimed(summary)
+    assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
 
 
 def test_a_stop_waits_for_nothing_until_there_are_steps_to_save(tmp_path, monkeypatch):

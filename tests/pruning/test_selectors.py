@@ -359,7 +359,8 @@ def test_a_new_selector_is_one_entry(monkeypatch):
 
 def test_unknown_selector():
     params = tree([[1, 2]])
-    message = "pruning_selector: unknown value 'globl'; allowed: global, uniform, random; did you mean 'global'?"
+    allowed = "global, uniform, random, MODULE:NAME"
+    message = f"pruning_selector: unknown value 'globl'; allowed: {allowed}; did you mean 'global'?"
     with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
         select("globl", params, full_mask(params), 0.5, KEY)
 

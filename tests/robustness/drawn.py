@@ -13,6 +13,7 @@ from configs import base
 from ssoup_jax.config import DataSettings, Settings
 from ssoup_jax.data import ood, sources
 from ssoup_jax.schedules import retrain
+from ssoup_jax.training.optimizer import OPTIMIZERS
 from ssoup_jax.variants import VARIANTS
 
 
@@ -155,6 +156,7 @@ SOUND: dict[str, st.SearchStrategy] = {
     "batch_size": st.integers(1, 1024),
     "learning_rate": _schedules,
     "n_epochs_warmup": st.one_of(st.none(), st.integers(0, 5)),
+    "optimizer": st.sampled_from(list(OPTIMIZERS)),
     "momentum": st.floats(0, 0.999),
     "weight_decay": st.floats(0, 1),
     "goal_sparsity": st.floats(0.01, 0.999),
@@ -304,7 +306,8 @@ def cases(draw) -> Case:
 
 
 TINY = st.fixed_dictionaries(
-    {name: SOUND[name] for name in ("pruning_selector", "retrain_schedule", "greedy_metric", "ensemble_method")}
+    {name: SOUND[name] for name in ("optimizer", "pruning_selector", "retrain_schedule")}
+    | {name: SOUND[name] for name in ("greedy_metric", "ensemble_method")}
     | {name: SOUND[name] for name in ("bn_recalibration", "bn_recalibration_frac", "checkpoint_every", "execution")}
     | {name: SOUND[name] for name in ("on_divergence", "run_id", "use_amp", "remat", "evaluate_train", "stop_signals")}
     | {

@@ -10,7 +10,7 @@ import numpy as np
 from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform, changed
 from ssoup_jax.data.dataset import Contents, Dataset, Encoded, Split, assemble
 from ssoup_jax.data.shrink import shrink
-from ssoup_jax.data.sources import folder, idx, names, npz, published, tfds
+from ssoup_jax.data.sources import folder, functions, idx, names, npz, published, tfds
 from ssoup_jax.data.sources.names import ALIASES, SOURCES
 from ssoup_jax.data.splits import permutation
 from ssoup_jax.data.views import View
@@ -88,9 +88,9 @@ def load(
     """
     options = options or Options()
     kind, rest = names.parse(name)
-    if options.layout == "NCHW" and kind not in ("npz", "idx"):
+    if options.layout == "NCHW" and kind not in ("npz", "idx", "own"):
         raise SettingsError(
-            f"data.layout: found 'NCHW'; images of {name} are NHWC, only those of npz: and idx: may not be"
+            f"data.layout: found 'NCHW'; images of {name} are NHWC, only those of npz:, idx: and one's own may not be"
         )
     if kind == "digits":
         contents = _digits(split_seed)
@@ -98,6 +98,8 @@ def load(
         contents = npz.read(Path(rest), options.layout, options.n_classes)
     elif kind == "idx":
         contents = idx.read(Path(rest), options.layout, options.n_classes)
+    elif kind == "own":
+        contents = functions.read(rest, data_dir, options.layout, options.n_classes)
     elif kind == "folder":
         contents = folder.look(folder.read(Path(rest), options.follow_links), options.skip_undecodable)
     else:

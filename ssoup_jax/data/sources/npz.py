@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +28,44 @@ def read(path: Path, layout: str | None = None, n_classes: int | None = None) ->
     Raises:
         SettingsError: the file or an array in it is not as above.
     """
-    found, others = _arrays(path)
-    named = {name: arrays.Named(name, array) for name, array in found.items()}
-    parts = (arrays.Part(named[f"x_{part}"], named[f"y_{part}"]) for part in ("train", "test"))
+    found = _arrays(path)
     try:
-        contents = arrays.contents(*parts, layout, n_classes)
+        return contents(found, path.name, layout, n_classes)
     except SettingsError as error:
         raise _error(path, str(error)) from None
-    if others:
-        instead = "; a tenth of x_train validates" if any("val" in name.lower() for name in others) else ""
-        ignored = f"{one_line(path.name)}: not used: {one_line(checks.some(others))}{instead}"
-        contents = dataclasses.replace(contents, notes=(*contents.notes, ignored))
-    return contents
 
 
-def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the four arrays by name, and what else the file holds."""
+def contents(
+    found: Mapping[str, np.ndarray | None], where: str, layout: str | None = None, n_classes: int | None = None
+) -> Contents:
+    """Makes contents of arrays by name.
+
+    Args:
+        found: has those of `ARRAYS`; further ones, which may be None, are named and ignored.
+        where: where they come from, for the note that says so.
+        layout: see `read`.
+        n_classes: see `read`.
+
+    Raises:
+        SettingsError: an array is missing, or not as `arrays.contents` wants it.
+    """
+    for name in ARRAYS:
+        if name not in found:
+            has = one_line(", ".join(map(str, found))) or "nothing"
+            raise SettingsError(f"array {name} is missing; found: {has}; needed: {', '.join(ARRAYS)}")
+    named = {name: arrays.Named(name, found[name]) for name in ARRAYS}
+    parts = (arrays.Part(named[f"x_{part}"], named[f"y_{part}"]) for part in ("train", "test"))
+    made = arrays.contents(*parts, layout, n_classes)
+    others = [str(name) for name in found if name not in ARRAYS]
+    if not others:
+        return made
+    instead = "; a tenth of x_train validates" if any("val" in name.lower() for name in others) else ""
+    ignored = f"{one_line(where)}: not used: {one_line(checks.some(others))}{instead}"
+    return dataclasses.replace(made, notes=(*made.notes, ignored))
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray | None]:
+    """Returns the four arrays by name, as far as they are there, and None for what else the file holds."""
     try:
         there = path.is_file()
     except OSError as error:
@@ -51,18 +74,11 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         raise _error(path, "no such file")
     if not zipfile.is_zipfile(path):
         raise _error(path, "not an npz file; write it with numpy.savez")
-    found = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            for name in ARRAYS:
-                if name not in file.files:
-                    has = one_line(", ".join(file.files)) or "nothing"
-                    raise _error(path, f"array {name} is missing; found: {has}; needed: {', '.join(ARRAYS)}")
-                found[name] = _plain(path, name, file)
-            others = [name for name in file.files if name not in ARRAYS]
+            return {name: _plain(path, name, file) if name in ARRAYS else None for name in file.files}
     except (OSError, zipfile.BadZipFile) as error:
         raise _error(path, f"cannot be read ({one_line(error)})") from error
-    return found, others
 
 
 def _plain(path: Path, name: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
