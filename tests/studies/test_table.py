@@ -156,7 +156,7 @@ def test_text_names_the_table_and_fits_a_line():
     console = Console(printed, terminal=False)
     for shown in formats.rich_tables(table):
         console.table(shown)
-    assert "* 73." in printed.getvalue() and "SMS minus" in printed.getvalue()
+    assert "* 75.10 ± 1.29" in printed.getvalue() and "SMS minus" in printed.getvalue()
     assert formats.title(table) == "goal 98 %: test accuracy in per cent, mean and deviation over 4 runs"
 
 
