@@ -8,11 +8,25 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from configs import cifar100_imp, cifar_imp, digits_sms, imagenet_imp, mnist_imp, tinyimagenet_imp
+from configs import (
+    cifar10_table,
+    cifar100_imp,
+    cifar100_table,
+    cifar_bimp,
+    cifar_imp,
+    digits_sms,
+    fashion_table,
+    imagenet_imp,
+    imagenet_table,
+    mnist_imp,
+    tinyimagenet_imp,
+)
 from ssoup_jax.config import make_settings
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment.run import run
 from ssoup_jax.report.console import Console
+from ssoup_jax.studies import grid
+from ssoup_jax.studies.run import run_study
 from tests.data import archives
 
 CONFIGS = {
@@ -22,7 +36,13 @@ CONFIGS = {
     "cifar100_imp": cifar100_imp,
     "tinyimagenet_imp": tinyimagenet_imp,
     "imagenet_imp": imagenet_imp,
+    "cifar_bimp": cifar_bimp,
+    "cifar10_table": cifar10_table,
+    "cifar100_table": cifar100_table,
+    "imagenet_table": imagenet_table,
+    "fashion_table": fashion_table,
 }
+STUDIES = [name for name in CONFIGS if name.endswith("_table")]
 
 
 def test_this_list_of_experiments_is_complete():
@@ -36,6 +56,24 @@ def test_it_opens_with_its_command_and_its_settings_are_valid(name):
     assert f"python launch.py --config configs/{name}.py" in module.__doc__
     assert "Cost:" in module.__doc__
     make_settings(module.get_config())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_the_rows_of_the_published_tables_and_shrinks_to_two_runs(name):
+    asked = {point.method for point in grid.points(make_settings(CONFIGS[name].get_config()))}
+    assert asked == {"SMS", "IMP_mx", "IMP-RePrune", "IMP"}
+    points = grid.points(make_settings(CONFIGS[name].get_config("smoke")))
+    assert {point.run for point in points} == {1, 2}
+    assert {point.m for point in points} == {2, None}
+    assert {point.settings.n_epochs_per_phase * point.settings.n_phases for point in points} == {1}
+
+
+def test_budgeted_imp_spends_its_budget():
+    settings = make_settings(cifar_bimp.get_config("budget=130,dense=100,phases=6"))
+    assert settings.n_epochs + settings.n_phases * settings.n_epochs_per_phase == 130
+    assert (settings.ensemble_method, settings.all_splits, settings.retrain_schedule) == (None, (0,), "ALLR")
+    with pytest.raises(SettingsError, match=r"found budget=100,dense=90; .* has to be a multiple of phases=3"):
+        cifar_bimp.get_config("dense=90")
 
 
 def test_arguments_change_what_they_say():
@@ -149,3 +187,16 @@ def test_smoke_of_tinyimagenet(tmp_path):
     (root / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
     (root / "wnids.txt").write_text("n0\nn1\nn2\n")
     smoke(tinyimagenet_imp, tmp_path, f"smoke,path={root}")
+
+
+def test_smoke_of_the_fashion_study(tmp_path):
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    archives.mnist(folder, *(archives.random_split(n, (28, 28, 1), 10, seed=n) for n in (150, 40)))
+    config = fashion_table.get_config(f"folder={folder},smoke")
+    config.update({"arch": "Simple", "execution": "map"})
+    config.data.n_train = 100
+    printed = io.StringIO()
+    tables = run_study(make_settings(config), tmp_path / "runs", Console(printed))
+    assert [(table.goal, table.n_runs, table.missing) for table in tables] == [(0.9, 2, ()), (0.98, 2, ())]
+    assert "images of 14 x 14 x 1" in printed.getvalue() and "100 training, 15 validation" in printed.getvalue()

@@ -240,7 +240,8 @@ def _fraction_pruned(spec: Retrain, before: PyTree, after: PyTree) -> float:
     n_before, n_after = (
         masks.count(mask, masks.restrict(mask, spec.prune_only, spec.prune_except))[1] for mask in (before, after)
     )
-    return 1 - n_after / n_before
+    # Where all runs have the same mask nothing is left to prune, and no norm is lost whatever it is divided by.
+    return 1 - n_after / n_before if n_after < n_before else 1.0
 
 
 def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any], fraction: float) -> np.ndarray:
