@@ -1,19 +1,26 @@
 """The training step compiled for TPUs that are not there: `python -m benchmarks.tpu_program --topology v5e:2x4`.
 
-Nothing runs: libtpu compiles for a described topology and says what the program takes. The first device of the topology
-trains all members, under each executor; what is looked at is the program that a dispatch calls, with a block of batches
-and all training images on the device. Seconds are an estimate from operations and bytes moved, not a measurement.
+Nothing runs: libtpu compiles for a described topology and says what the program takes. What is looked at is the program
+that a dispatch calls, with a block of batches and all training images of it on the device. An executor of one device
+takes the first chip of the first topology; one of a mesh, such as `2x4:map`, and `shard`, which stands for the mesh
+that suits the members, take all chips of each:
+
+    python -m benchmarks.tpu_program --arch ResNet50 --data imagenet --members 8 --batch-size 256 \
+        --executions loop shard --topology v5e:2x4 v5e:4x4 v5e:4x8 v5e:8x8 v5e:8x16 v5e:16x16
+
+Seconds are an estimate from operations, bytes moved and exchanges, not a measurement: see `compiled`.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
-import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
@@ -21,41 +28,46 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from benchmarks import machine
+from benchmarks import compiled, machine
+from benchmarks.compiled import CHIPS
 from ssoup_jax import models
-from ssoup_jax.data.augment import TRANSFORMS
+from ssoup_jax.data.augment import ENCODED_TRANSFORM, TRANSFORMS, Transform
 from ssoup_jax.data.feeds import Examples
 from ssoup_jax.errors import SettingsError, UserError, unknown
-from ssoup_jax.stack import executors
+from ssoup_jax.stack import executors, names
 from ssoup_jax.training import classify
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.step import Inputs, Shared, TrainState, train_steps
 
-IMAGE_SHAPE, N_CLASSES, N_IMAGES, N_BATCHES = (32, 32, 3), 10, 50_000, 64
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a program is compiled for.
+
+    Attributes:
+        shape: of an image.
+        n_classes: how many.
+        transform: how the network sees them.
+        n_images: on the device.
+        n_batches: of a block.
+    """
+
+    shape: tuple[int, int, int]
+    n_classes: int
+    transform: Transform
+    n_images: int
+    n_batches: int
 
 
-# An operation of a compiled program: its result's type and shape, and what it does.
-_RESULT = re.compile(r"\s*(?:ROOT )?%?\S+ = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(")
+def data(name: str, m: int, batch_size: int) -> Data:
+    """Returns a data set: CIFAR-10 stays on the device; of ImageNet there is a block of one step, each member's own."""
+    if name == "cifar10":
+        return Data((32, 32, 3), 10, TRANSFORMS["cifar10"], 50_000, 64)
+    return Data((224, 224, 3), 1000, ENCODED_TRANSFORM, m * batch_size, 1)
 
 
-class Chip(NamedTuple):
-    """A chip's published figures: bfloat16 operations and bytes of memory traffic a second, and bytes of memory."""
-
-    flops: float
-    bandwidth: float
-    memory: float
-
-
-CHIPS = {
-    "v4": Chip(275e12, 1.2e12, 32e9),
-    "v5e": Chip(197e12, 0.82e12, 16e9),
-    "v5p": Chip(459e12, 2.77e12, 95e9),
-    "v6e": Chip(918e12, 1.64e12, 32e9),
-}
-
-
-def device(topology: str) -> Any:
-    """Returns the first device of a topology, described and not there.
+def devices(topology: str) -> Sequence[Any]:
+    """Returns the devices of a topology, described and not there.
 
     Raises:
         SettingsError: no such chip or topology, or libtpu is missing.
@@ -72,20 +84,20 @@ def device(topology: str) -> Any:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # whatever libtpu says of a name it does not know
         raise SettingsError(f"--topology: {topology!r} is not known to libtpu ({str(error).splitlines()[0]})") from None
 
 
-def arguments(arch: str, m: int, batch_size: int, dtype: str) -> tuple[Any, Shared, TrainState, Inputs]:
-    """Returns what `executors.run` takes for a block of steps, as shapes: the member's function and its arguments."""
-    model = models.build(arch, N_CLASSES, IMAGE_SHAPE, dtype=jnp.dtype(dtype))
-    classifier = Classifier(model, TRANSFORMS["cifar10"], IMAGE_SHAPE)
-    task, names = classify.task(classifier), ("weight_decay", "momentum")
+def arguments(arch: str, m: int, batch_size: int, dtype: str, data: Data) -> tuple[Any, Shared, TrainState, Inputs]:
+    """Returns what `executors.run` takes for a block of steps, as shapes: the task, and the arguments of its steps."""
+    model = models.build(arch, data.n_classes, data.shape, dtype=jnp.dtype(dtype))
+    classifier = Classifier(model, data.transform, data.shape)
+    task, constants = classify.task(classifier), ("weight_decay", "momentum")
 
     def state() -> TrainState:
         variables = classifier.init(jax.random.key(0))
-        optimizer = task.optimizer(learning_rate=jnp.float32(0), **dict.fromkeys(names, jnp.float32(0)))
+        optimizer = task.optimizer(learning_rate=jnp.float32(0), **dict.fromkeys(constants, jnp.float32(0)))
         mask = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), variables.params)
         return TrainState(variables, optimizer.init(variables.params), mask)
 
@@ -96,111 +108,161 @@ def arguments(arch: str, m: int, batch_size: int, dtype: str) -> tuple[Any, Shar
         return jax.ShapeDtypeStruct(shape, dtype)
 
     counter = of((), np.int32)
-    examples = Examples(of((N_IMAGES, math.prod(IMAGE_SHAPE)), np.uint8), of((N_IMAGES,), np.int32))
+    examples = Examples(of((data.n_images, math.prod(data.shape)), np.uint8), of((data.n_images,), np.int32))
     inputs = Inputs(
-        batches=of((m, N_BATCHES, batch_size), np.int32),
-        constants={name: of((m,), np.float32) for name in names},
-        schedules={"learning_rate": of((m, N_BATCHES), np.float32)},
+        batches=of((m, data.n_batches, batch_size), np.int32),
+        constants={name: of((m,), np.float32) for name in constants},
+        schedules={"learning_rate": of((m, data.n_batches), np.float32)},
         key=of((m, 2), np.uint32),
     )
     shared = Shared(examples, counter, counter, counter)
-    return executors.bind(train_steps, task), shared, jax.tree.map(stacked, jax.eval_shape(state)), inputs
+    return task, shared, jax.tree.map(stacked, jax.eval_shape(state)), inputs
 
 
-def look(execution: str, options: argparse.Namespace, chip: Any) -> dict[str, Any]:
-    """Compiles one executor's program and reads what it takes."""
-    fn, *shapes = arguments(options.arch, options.members, options.batch_size, options.dtype)
+def look(execution: str, options: argparse.Namespace, topology: str, chips: Sequence[Any]) -> dict[str, Any]:
+    """Compiles one executor's program and reads what it takes.
+
+    Args:
+        execution: full name.
+        options: what is compiled.
+        topology: whose the chips are.
+        chips: all of a mesh, or one.
+    """
+    about, m = data(options.data, options.members, options.batch_size), options.members
+    task, *shapes = arguments(options.arch, m, options.batch_size, options.dtype, about)
+    fn = executors.bind(train_steps, task, axis=executors.over(execution))
     started = time.perf_counter()
     # Layers ask which backend they are traced for.
     with mock.patch.object(jax, "default_backend", lambda: "tpu"):
-        program = executors.lowered(execution, fn, *shapes, [chip]).compile()
-    seconds = time.perf_counter() - started
+        program = executors.lowered(execution, fn, *shapes, chips).compile()
+    print(f"{topology} {execution}: compiled in {time.perf_counter() - started:.0f} s", flush=True)
     memory, cost, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
+    name, _, mesh = names.parse(execution)
+    groups, cut = mesh or (1, 1)
+    each = 1 if name == "loop" else -(-m // groups)  # members of a chip
     # A loop's body is counted once, however often it runs, so these are figures of one step.
-    m = 1 if execution in ("loop", "map") else options.members
+    counted = 1 if name in ("loop", "map") else each
+    found = compiled.collectives(text)
+    in_step = [one for one in found if one.in_step] * (each // counted)
+    chip = CHIPS[topology.split(":")[0]]
+    flops, moved = (each * cost.get(key, math.nan) / counted for key in ("flops", "bytes accessed"))
+    compute, exchange = compiled.compute_seconds(flops, moved, chip), compiled.exchange_seconds(in_step, cut, chip)
     return {
+        "topology": topology,
+        "chips": len(chips),
         "execution": execution,
-        "compile_seconds": seconds,
+        "members_per_chip": each,
+        "images_per_chip": options.batch_size // cut,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        "copied_images": copied_images(text),
-        "flops": cost.get("flops", float("nan")) / m,
-        "bytes_moved": cost.get("bytes accessed", float("nan")) / m,
+        "copied_images": compiled.copies(text, about.n_images * math.prod(about.shape)),
+        "flops": flops,
+        "bytes_moved": moved,
+        "collectives_per_step": len(in_step),
+        "collective_bytes_per_step": sum(one.n_bytes for one in in_step),
+        "collectives_per_dispatch": sum(not one.in_step for one in found),
+        "compute_seconds": compute,
+        "exchange_seconds": exchange,
+        "step_seconds": compute + exchange,
     }
-
-
-def copied_images(text: str) -> list[str]:
-    """Finds the operations of a compiled program whose result is as large as all images, parameters left out."""
-    found = []
-    for line in text.splitlines():
-        match = _RESULT.match(line)
-        if match is None or match[3] in ("parameter", "get-tuple-element", "tuple", "bitcast"):
-            continue
-        if math.prod(map(int, match[2].split(","))) >= N_IMAGES * math.prod(IMAGE_SHAPE):
-            found.append(f"{match[3]} {match[1]}[{match[2]}]")
-    return found
-
-
-def step_seconds(row: dict[str, Any], chip: Chip) -> float:
-    """Estimates seconds per step and member: operations or traffic at the chip's published rates, whichever is more."""
-    return max(row["flops"] / chip.flops, row["bytes_moved"] / chip.bandwidth)
 
 
 def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Lays out what was found, in Markdown."""
-    chip = CHIPS[options.topology.split(":")[0]]
+    about, m = data(options.data, options.members, options.batch_size), options.members
+    alone = next((row for row in rows if row["execution"] == "loop"), None)
     lines = [
-        f"# {options.arch}, m = {options.members}, batch {options.batch_size}, {options.dtype}, on one chip of "
-        f"{options.topology}: compiled, not run",
+        f"# {options.arch}, m = {m}, batch {options.batch_size}, {options.dtype}, for {', '.join(options.topology)}: "
+        "compiled, not run",
         "",
-        f"{N_IMAGES:,} images of {'x'.join(map(str, IMAGE_SHAPE))} on the device; jax {jax.__version__}. Seconds are "
-        "estimated: operations or bytes moved of one step and member at the chip's published rates, whichever is more.",
+        f"{about.n_images:,} images of {'x'.join(map(str, about.shape))} on every chip; jax {jax.__version__}. A step "
+        "is one of all members that a chip has; `loop` has one. Its seconds are estimated: operations or bytes moved "
+        "at the chip's published rates, whichever is more, and the exchanges between chips one after another, each "
+        f"{compiled.SMALL_SECONDS * 1e6:.0f} us x (1 + 0.05 sqrt(chips - 1)) and its bytes over one link. Efficiency: "
+        "the time of `loop`, times the members, over the chips' time.",
         "",
-        "| executor | compile s | arguments GB | temporaries GB | copies of all images | GFLOP | GB moved "
-        "| ms per step and member |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| chips | executor | members x images a chip | arguments GB | temporaries GB | copies of all images | GFLOP "
+        "| GB moved | exchanges a step | MB exchanged | ms computing | ms exchanging | efficiency |",
+        "| --- " * 13 + "|",
     ]
     for row in rows:
+        share = f"{compiled.efficiency(alone, row, m):.0%}" if alone and row["chips"] > 1 else "-"
         lines.append(
-            f"| `{row['execution']}` | {row['compile_seconds']:.0f} | {row['argument_bytes'] / 1e9:.3f} | "
+            f"| {row['chips']} ({row['topology']}) | `{row['execution']}` | {row['members_per_chip']} x "
+            f"{row['images_per_chip']} | {row['argument_bytes'] / 1e9:.3f} | "
             f"{row['temporary_bytes'] / 1e9:.3f} | {', '.join(row['copied_images']) or 'none'} | "
-            f"{row['flops'] / 1e9:.2f} | {row['bytes_moved'] / 1e9:.3f} | {1e3 * step_seconds(row, chip):.2f} |"
+            f"{row['flops'] / 1e9:.2f} | {row['bytes_moved'] / 1e9:.3f} | {row['collectives_per_step']} | "
+            f"{row['collective_bytes_per_step'] / 1e6:.1f} | {1e3 * row['compute_seconds']:.2f} | "
+            f"{1e3 * row['exchange_seconds']:.2f} | {share} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def main(given: list[str] | None = None) -> int:
-    """Compiles, prints and stores the table; returns the exit code."""
+def programs(options: argparse.Namespace) -> list[tuple[str, str, Sequence[Any]]]:
+    """Lists what is to be compiled: the executor's full name, the topology, the chips.
+
+    Raises:
+        SettingsError: a name or a mesh is not possible.
+    """
+    found = []
+    for number, topology in enumerate(options.topology):
+        chips = devices(topology)
+        load = names.Load(options.members, True, options.batch_size)
+        for asked in options.executions:
+            execution = names.rule(asked, "tpu", len(chips), load)
+            mesh = names.parse(execution).mesh
+            if mesh is not None:
+                names.check_mesh(mesh, len(chips), options.batch_size)
+                found.append((execution, topology, chips))
+            elif not number:
+                found.append((execution, topology, chips[:1]))
+    return found
+
+
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:2x4", help="such as v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4")
+    parser.add_argument(
+        "--topology", nargs="+", default=["v5e:2x4"], help="such as v4:2x2x1, v5e:2x4, v5e:16x16, v5p:2x2x1, v6e:2x4"
+    )
     parser.add_argument("--arch", default="ResNet18")
+    parser.add_argument("--data", choices=("cifar10", "imagenet"), default="cifar10")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--executions", nargs="+", default=["loop", "map", "vmap", "unroll"])
     parser.add_argument("--results", type=Path, default=machine.RESULTS)
-    options = parser.parse_args(given)
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Compiles, prints and stores the table; returns the exit code."""
+    options = parse(given)
     # The host only traces; a TPU that is there is left alone.
     jax.config.update("jax_platforms", "cpu")
     try:
         models.check_arch(options.arch)
-        chip = device(options.topology)
+        todo = programs(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     rows = []
-    for execution in options.executions:
-        rows.append(look(execution, options, chip))
-        print(f"{execution}: compiled in {rows[-1]['compile_seconds']:.0f} s", flush=True)
-    text = table(rows, options)
-    print(text)
-    name = f"tpu-program-{options.topology.replace(':', '-')}-{options.arch}-m{options.members}".lower()
-    (options.results / f"{name}.md").write_text(text)
+    for execution, topology, chips in todo:
+        rows.append(look(execution, options, topology, chips))
+        store(rows, options)
+    print(table(rows, options))
+    return 0
+
+
+def store(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Writes what was found so far as JSON and as a table."""
+    largest = options.topology[-1].replace(":", "-")
+    stem = options.results / f"tpu-program-{largest}-{options.arch}-m{options.members}".lower()
+    stem.with_suffix(".md").write_text(table(rows, options))
     about = {key: value for key, value in vars(options).items() if key != "results"}
     found = {"jax": jax.__version__, "options": about, "programs": rows}
-    (options.results / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
-    return 0
+    stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

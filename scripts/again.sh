@@ -10,6 +10,7 @@ pause=${AGAIN_SECONDS:-10}
 for ((try = 1; ; try++)); do
     "$@" &
     child=$!
+    # shellcheck disable=SC2064 # the child of now is meant
     for name in TERM INT HUP; do trap "kill -$name $child 2>/dev/null" "$name"; done
     while :; do
         wait "$child"

@@ -1,13 +1,16 @@
 """The benchmarks' commands run and leave a table and its figures behind; how fast anything is, is not tested."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 import torch
 
-from benchmarks import experiment, reference_experiment, step, tpu_program
+from benchmarks import compiled, experiment, reference_experiment, step, tpu_program
 from ssoup_jax.data import sources
+from ssoup_jax.errors import SettingsError
 from tests.interop import twins
 
 
@@ -81,8 +84,78 @@ def test_copies_of_all_images_are_found_in_a_compiled_program():
       %p = u8[50000,3072]{1,0:T(8,128)(4,1)} parameter(0)
       %copy.1 = u8[50000,32,32,3]{3,2,1,0} copy(%p)
       ROOT %gathered = u8[128,3072]{1,0} gather(%p, %i)
+      %while.1 = (s32[], u8[50000,3072]{1,0}) while(%tuple), body=%body
+      %start = (u8[50000,3072]{1,0}, u8[50000,3072]{1,0}, u32[]) copy-start(%p)
     """
-    assert tpu_program.copied_images(text) == ["copy u8[50000,32,32,3]"]
+    assert compiled.copies(text, 50_000 * 3072) == ["copy u8[50000,32,32,3]"] + ["copy-start u8[50000,3072]"] * 2
+
+
+def test_exchanges_are_found_with_their_bytes_and_how_often_they_are_made():
+    text = """
+      %psum.1 = f32[64]{0:T(128)S(1)} all-reduce(%x), replica_groups={{0,1}}, metadata={op_name="a/jit(step)/bn/psum"}
+      %all.2 = (f32[3,16]{1,0}, bf16[]) all-reduce-start(%x, %y), metadata={op_name="a/while/body/jit(step)/psum"}
+      %end.2 = (f32[3,16]{1,0}, bf16[]) all-reduce-done(%all.2)
+      ROOT %gather = f32[2,8]{1,0} all-gather(%figures), dimensions={0}
+      %fusion.3 = f32[64]{0} fusion(%psum.1), metadata={op_name="a/jit(step)/add"}
+    """
+    assert compiled.collectives(text) == [
+        compiled.Collective("all-reduce", 256, True),
+        compiled.Collective("all-reduce", 194, True),
+        compiled.Collective("all-gather", 64, False),
+    ]
+
+
+def test_exchanges_take_their_latency_and_their_bytes():
+    chip = compiled.Chip(1.0, 1.0, 1.0, 1e6)
+    small, large = compiled.Collective("all-reduce", 0, True), compiled.Collective("all-reduce", 10**6, True)
+    assert compiled.exchange_seconds([small] * 3, 2, chip) == pytest.approx(3 * 1.05 * compiled.SMALL_SECONDS)
+    # Of a sum over four, every device passes on three quarters of it twice.
+    assert compiled.exchange_seconds([large], 4, chip) == pytest.approx(1.5, rel=1e-4)
+    assert compiled.exchange_seconds([], 1, chip) == 0
+
+
+def test_a_program_is_bound_by_what_takes_longer():
+    chip = compiled.Chip(100.0, 10.0, 1.0, 1.0)
+    assert compiled.compute_seconds(200.0, 10.0, chip) == 2
+    assert compiled.compute_seconds(200.0, 50.0, chip) == 5
+
+
+def test_what_is_compiled_for_which_chips(monkeypatch):
+    monkeypatch.setattr(tpu_program, "devices", lambda topology: range({"v5e:2x4": 8, "v5e:4x4": 16}[topology]))
+    options = tpu_program.parse(["--topology", "v5e:2x4", "v5e:4x4", "--members", "8", "--executions", "loop", "shard"])
+    assert tpu_program.programs(options) == [
+        ("loop", "v5e:2x4", range(1)),
+        ("8x1:map", "v5e:2x4", range(8)),
+        ("8x2:map", "v5e:4x4", range(16)),
+    ]
+    options.executions = ["4x4:map"]
+    with pytest.raises(SettingsError, match="mesh: found '4x4'; 8 devices allow"):
+        tpu_program.programs(options)
+
+
+def test_a_mesh_is_compiled_for_all_its_devices_and_its_exchanges_are_counted(tmp_path):
+    code = (
+        "import jax; from benchmarks import tpu_program; tpu_program.devices = lambda topology: jax.devices('cpu'); "
+        "raise SystemExit(tpu_program.main())"
+    )
+    given = "--topology v5e:2x1 --arch Simple --members 2 --batch-size 8 --executions loop 2x1:map 1x2:map --results"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given.split(), tmp_path],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    result, table = stored(tmp_path, "tpu-program")
+    alone, members, cut = result["programs"]
+    assert (alone["chips"], members["chips"], cut["chips"]) == (1, 2, 2)
+    assert [row["members_per_chip"] for row in result["programs"]] == [1, 1, 2]
+    assert [row["images_per_chip"] for row in result["programs"]] == [8, 8, 4]
+    assert members["collectives_per_step"] == alone["collectives_per_step"] == 0
+    # Gradients of two members, 3072 x 512 + 512 and 512 x 10 + 10 numbers each, and their figures.
+    assert cut["collective_bytes_per_step"] >= 2 * 4 * (3073 * 512 + 513 * 10)
+    assert "compiled, not run" in table
+    assert "| 2 (v5e:2x1) | `1x2:map` | 2 x 4 |" in table
 
 
 def test_a_program_for_a_tpu_asks_for_what_compiles_it_in_one_line(monkeypatch, capsys):
