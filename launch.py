@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
                 console.line(line)
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            run(settings, workdir, console, stop, pod)
+            run(settings, workdir, console, stop, pod, make_settings(base.get_config()))
             finish(pod)
         except Exception as error:
             if pod.size > 1:

@@ -246,6 +246,11 @@ class Settings(BaseModel):
         """The names of `stop_signals`, which ask for a stop besides those that always do."""
         return () if self.stop_signals is None else _signals(self.stop_signals)
 
+    def changed(self, defaults: "Settings") -> dict[str, dict[str, Any]]:
+        """Lists the settings that differ from others: `{'data.pad': {'default': None, 'value': 4}}`."""
+        own, others = (_flat(settings.model_dump(mode="json")) for settings in (self, defaults))
+        return {name: {"default": others[name], "value": own[name]} for name in own if own[name] != others[name]}
+
     def record(self) -> dict[str, Any]:
         """Returns the settings as plain values for JSON, with the members' values complete."""
         return self.model_dump(mode="json") | {
@@ -274,6 +279,12 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
             raise SettingsError("data: found names that are not all text") from None
         values["data"] = _validated(DataSettings, data, "data.")
     return _validated(Settings, values)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names settings as the command line does."""
+    data = {f"data.{name}": value for name, value in values["data"].items()}
+    return {name: value for name, value in values.items() if name != "data"} | data
 
 
 def _is_none(value: Any) -> bool:
