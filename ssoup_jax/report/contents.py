@@ -1,7 +1,7 @@
 """What a page is made from: a summary, and what lies in the workdir beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def models(experiment: Experiment) -> list[typed.Model]:
 
 
 def rows(path: Path) -> Rows:
-    """Reads a file of JSON lines: of each line its numbers; lines that hold none are left out."""
+    """Reads a file of JSON lines: of each line its numbers, `{"val": {"loss": 1.0}}` as `val_loss`; no empty lines."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -108,9 +108,16 @@ def rows(path: Path) -> Rows:
             row = json.loads(line)
         except ValueError:  # the last one, while it is being written
             continue
-        if isinstance(row, dict):
-            found.append({name: value for name, value in row.items() if type(value) in (int, float)})
+        found.append(dict(_numbers(row)))
     return [row for row in found if row]
+
+
+def _numbers(row: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items() if isinstance(row, dict) else ():
+        if type(value) in (int, float):
+            yield f"{prefix}{name}", value
+        else:
+            yield from _numbers(value, f"{prefix}{name}_")
 
 
 def _json(path: Path) -> Any:

@@ -50,7 +50,7 @@ def _charts(
     quantity: str, names: Iterable[str], groups: Sequence[tuple[str, Sequence[Model]]], found: Mapping[str, Rows]
 ) -> Iterable[tuple[Markup, str]]:
     own = sorted(name for name in names if _quantity(name) == quantity)
-    per_cent = "accuracy" in quantity or quantity == "sparsity"
+    per_cent = "accuracy" in quantity or quantity.startswith("sparsity")
     for title, models in groups:
         lines = []
         for index, model in enumerate(models):

@@ -34,8 +34,9 @@ def write_curves(folder, summary: dict, n_epochs: int = 4) -> None:
         place = folder / "artifacts" / model.artifact
         place.mkdir(parents=True)
         lines = [
-            {"epoch": e, "train_loss": 1 / e, "val_loss": 2 / e, "train_accuracy": 0.1 * e, "val_accuracy": 0.05 * e}
-            | {"step": 9 * e, "learning_rate": 0.1, "seconds": 1.0, "images_per_second": 9.0}
+            {"epoch": e, "step": 9 * e, "train_loss": 1 / e, "train_accuracy": 0.1 * e, "learning_rate": 0.1}
+            | {"seconds": 1.0, "images_per_second": 9.0, "sparsity": {"prunable": 0.5}}
+            | {"val": {"loss": 2 / e, "accuracy": 0.05 * e, "seconds": 0.1, "images_per_second": 9.0}}
             for e in range(1, n_epochs + 1)
         ]
         (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"epoch": 9, "tr')
@@ -100,8 +101,10 @@ def test_curves_are_drawn_for_every_stage_member_and_figure(tmp_path):
     write_curves(tmp_path, summary)
     found = parsed(summary, tmp_path)
     captions = [caption for caption in texts(found.select("#curves figcaption"))]
-    wanted = [f"{stage}: {what}" for what in ("loss", "accuracy in %") for stage in ("Dense", "Phase 1", "Phase 2")]
-    assert captions == wanted + [f"{stage}: learning rate" for stage in ("Dense", "Phase 1", "Phase 2")]
+    stages = ("Dense", "Phase 1", "Phase 2")
+    wanted = [f"{stage}: {what}" for what in ("loss", "accuracy in %") for stage in stages]
+    more = [f"{stage}: {what}" for what in ("learning rate", "sparsity prunable in %") for stage in stages]
+    assert captions == wanted + more
     assert texts(found.select("#curves .legend span")) == ["member 0", "member 1", "member 2"]
     for figure, n_models in zip(found.select("#curves figure")[:3], (1, 3, 3), strict=True):
         # Training and validation; four epochs each. The curves alone are as thick.
