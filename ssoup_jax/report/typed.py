@@ -1,12 +1,13 @@
 """A summary as typed values, checked when it is read: of this version, of an older one, or somebody's own."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssoup_jax.errors import SettingsError
 
+Kind = TypeVar("Kind", bound=BaseModel)
 Scores = dict[str, float | None]
 
 
@@ -145,9 +146,18 @@ def experiment(summary: Mapping[str, Any]) -> Experiment:
     Raises:
         SettingsError: one line with the first value that cannot be meant.
     """
+    return _checked(Experiment, summary, "summary")
+
+
+def model(record: Mapping[str, Any]) -> Model:
+    """Checks the record of an artifact, as `experiment` does a summary."""
+    return _checked(Model, {**record, **record.get("metrics", {})}, "record of a model")
+
+
+def _checked(kind: type[Kind], found: Any, what: str) -> Kind:
     try:
-        return Experiment.model_validate(summary)
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "all of it"
-        raise SettingsError(f"not a summary: {place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise SettingsError(f"not a {what}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -68,6 +68,10 @@ class Workdir:
         """The folder with `SUMMARY`, `PLOT` and `PAGE` of one experiment."""
         return self.path / "experiments" / digest
 
+    def experiments(self) -> Iterator[Path]:
+        """Finds the folder of every experiment that is there."""
+        return self.path.glob("experiments/*")
+
     @property
     def summary(self) -> Path:
         """The summary of the last start."""
