@@ -125,8 +125,10 @@ def main(argv: list[str]) -> None:
             sys.path.append(os.getcwd())  # where one's own parts are looked for; last, so that they hide nothing
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
-            start_it = run if settings.study.methods is None else run_study
-            start_it(settings, workdir, console, stop, pod)
+            if settings.study.methods is None:
+                run(settings, workdir, console, stop, pod, make_settings(base.get_config()))
+            else:
+                run_study(settings, workdir, console, stop, pod)
             finish(pod)
         except Exception as error:
             if pod.size > 1:

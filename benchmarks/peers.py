@@ -9,7 +9,6 @@ zeros. `best` is `eager` compiled, with channels last.
 import contextlib
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,7 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ssoup_jax.data.augment import Transform
-from tests.interop import large_twins, twins
+from ssoup_jax.interop import torch_networks
+from tests.interop import twins
 
 HOWS = ("loader", "eager", "best")
 
@@ -32,28 +32,10 @@ LABELS = {
 }
 
 
-class WideCifarResNet(twins.CifarResNet):
-    """The CIFAR ResNet with `width` times the channels."""
-
-    def __init__(self, n_classes: int, image_shape: tuple[int, int, int], blocks: int, width: int):
-        super().__init__(n_classes, image_shape, 1)
-        self.conv1 = nn.Conv2d(image_shape[-1], 16 * width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16 * width)
-        for stage, (before, after) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
-            first = twins.Block(width * before, width * after, 1 + (stage > 1))
-            rest = (twins.Block(width * after, width * after, 1) for _ in range(blocks - 1))
-            setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
-        self.linear = nn.Linear(64 * width, n_classes)
-
-
 def network(arch: str, n_classes: int, image_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
     """Builds a network of PyTorch's own layers, without dropout; the same as ours of that name but for the layout."""
     torch.manual_seed(seed)
-    cases = twins.CASES | large_twins.CASES
-    if arch in cases:
-        return cases[arch][0](n_classes, image_shape)
-    depth, width = re.fullmatch(r"ResNet(\d+)(?:x(\d+))?", arch).groups()
-    return WideCifarResNet(n_classes, image_shape, (int(depth) - 2) // 6, int(width or 1))
+    return torch_networks.build(arch, n_classes, image_shape)
 
 
 class PillowImages(torch.utils.data.Dataset):

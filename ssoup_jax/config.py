@@ -311,6 +311,11 @@ class Settings(BaseModel):
         names = ("arch", "loss", *_OWN)
         return {name: own.spell(name, getattr(self, name)) for name in names if own.is_own(getattr(self, name))}
 
+    def changed(self, defaults: "Settings") -> dict[str, dict[str, Any]]:
+        """Lists the settings that differ from others: `{'data.pad': {'default': None, 'value': 4}}`."""
+        own, others = (_flat(settings.model_dump(mode="json")) for settings in (self, defaults))
+        return {name: {"default": others[name], "value": own[name]} for name in own if own[name] != others[name]}
+
     def record(self) -> dict[str, Any]:
         """Returns the settings as plain values for JSON, with the members' values complete."""
         return self.model_dump(mode="json") | {
@@ -340,6 +345,12 @@ def make_settings(config: Mapping[str, Any]) -> Settings:
                 raise SettingsError(f"{group}: found names that are not all text") from None
             values[group] = _validated(kind, inner, f"{group}.")
     return _validated(Settings, values)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names settings as the command line does."""
+    data = {f"data.{name}": value for name, value in values["data"].items()}
+    return {name: value for name, value in values.items() if name != "data"} | data
 
 
 def _is_none(value: Any) -> bool:

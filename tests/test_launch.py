@@ -44,6 +44,7 @@ def test_one_line_trains_prunes_retrains_and_soups(first):
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["phases"][0]["soup"]["ingredients"] == [0, 1]
     assert (workdir / "summary.png").stat().st_size > 10_000
+    assert "Settings that are not the defaults" in (workdir / "report.html").read_text()
 
 
 def test_the_same_line_again_only_reports(first):
@@ -152,8 +153,8 @@ def test_a_plain_locale_prints_what_it_can(first, environment):
     named.unlink()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] in (
-        "summary: läufe/summary.json, läufe/summary.png",
-        r"summary: l\xe4ufe/summary.json, l\xe4ufe/summary.png",
+        "summary: läufe/summary.json, läufe/summary.png, läufe/report.html",
+        r"summary: l\xe4ufe/summary.json, l\xe4ufe/summary.png, l\xe4ufe/report.html",
     )
 
 

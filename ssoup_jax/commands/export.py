@@ -1,4 +1,4 @@
-"""`python -m ssoup_jax.interop export`: writes a stored model for PyTorch."""
+"""`python -m ssoup_jax.interop export`: writes a stored model for PyTorch, with a model card beside safetensors."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -12,11 +12,19 @@ from ssoup_jax.commands.command_line import Parser, expanded
 from ssoup_jax.commands.show import FORMATS, summarise
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
-from ssoup_jax.interop import by_names, pytorch
+from ssoup_jax.experiment.artifacts import Artifact
+from ssoup_jax.interop import by_names, exported, pytorch
+from ssoup_jax.models import ImageShape
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.own import is_own
 from ssoup_jax.pruning.masks import is_kernel
-from ssoup_jax.storage import artifact_folder
+from ssoup_jax.report import card, contents, typed
+from ssoup_jax.report.card import About
+from ssoup_jax.report.typed import Experiment, Model
+from ssoup_jax.storage import artifact_folder, atomic
+from ssoup_jax.storage.layout import Workdir
+
+README, NETWORK = "README.md", "network.py"
 
 
 def describe(parser: Parser) -> None:
@@ -35,11 +43,11 @@ def _run(options: Namespace) -> int:
 
 
 def export(artifact: Path, out: Path, pruned: bool) -> None:
-    """Writes the model of a finished stage for PyTorch; a network of one's own by its own names.
+    """Writes the model of a finished stage; a network of one's own by its own names.
 
     Args:
         artifact: its folder in the store.
-        out: the file.
+        out: the file; beside one of safetensors a model card, `config.json` and `network.py` are written.
         pruned: see `pytorch.write`.
 
     Raises:
@@ -59,13 +67,13 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
         return
     image_shape = tuple(described["image_shape"])
     model = models.build(described["arch"], described["n_classes"], image_shape)
-    params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
-    like = Variables(params, {"batch_stats": batch_stats})
-    found = artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)), artifact)
+    found = _load(artifact, model, image_shape)
     params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
     classes = described.get("classes")
     pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=classes)
     summarise(pytorch.read(out), image_shape)
+    if out.suffix.lower() == ".safetensors":
+        print(_beside(out, _about(artifact, out, pruned, record)))
 
 
 def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, Any]) -> None:
@@ -79,3 +87,61 @@ def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, An
     n_weights, n_zeros = (sum(map(count, weights)) for count in (np.size, lambda leaf: int(np.sum(leaf == 0))))
     print(f"{out}: {len(arrays)} arrays, {sum(map(np.size, arrays.values()))} numbers, of {described['arch']}")
     print(f"weights: {n_weights}, of them zero: {n_zeros} ({n_zeros / n_weights:.2%})")
+
+
+def _load(artifact: Path, model: models.layers.Network, image_shape: ImageShape) -> Artifact:
+    params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
+    like = Variables(params, {"batch_stats": batch_stats})
+    return artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)), artifact)
+
+
+def _about(artifact: Path, out: Path, pruned: bool, record: dict[str, Any]) -> About:
+    described = record["model"]
+    experiment, model = _of_summary(artifact)
+    return About(
+        file=out.name,
+        pruned=pruned,
+        network={name: described[name] for name in ("arch", "n_classes", "image_shape")},
+        normalisation={name: described[name] for name in ("mean", "std")} if "mean" in described else None,
+        classes=described.get("classes"),
+        stage=record.get("stage", "Dense"),
+        phase=record.get("phase"),
+        model=model or typed.model(record),
+        experiment=experiment,
+    )
+
+
+def _of_summary(artifact: Path) -> tuple[Experiment | None, Model | None]:
+    """Finds an artifact in the summaries of its workdir; an older one does not name it."""
+    workdir = Workdir(artifact.resolve().parent.parent)
+    for folder in (workdir.path, *sorted(workdir.experiments())):
+        try:
+            found = typed.experiment(contents.read(folder))
+        except SettingsError:  # older, or not there: the weights do not depend on it
+            continue
+        for model in contents.models(found):
+            if model.artifact == artifact.resolve().name:
+                return found, model
+    return None, None
+
+
+def _beside(out: Path, about: About) -> str:
+    """Writes what goes with weights; returns what is to be said of it. Files of somebody else stay."""
+    texts = {
+        README: card.readme(about),
+        exported.CONFIG: card.config(about),
+        NETWORK: exported.NETWORK.read_text(encoding="utf-8"),
+    }
+    others = [name for name, text in texts.items() if not _is_ours(out.with_name(name), text)]
+    if others:
+        return f"no model card: {', '.join(others)} of something else is there; a folder of its own has room for one"
+    for name, text in texts.items():
+        with atomic.replacing(out.with_name(name)) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return f"model card: {', '.join(str(out.with_name(name)) for name in texts)}"
+
+
+def _is_ours(path: Path, text: str) -> bool:
+    """Tells whether a file may be written: it is not there, or an earlier export wrote it."""
+    sign = text[: text.index(card.LIBRARY) + len(card.LIBRARY)]
+    return not path.exists() or path.read_bytes().startswith(sign.encode())

@@ -184,11 +184,12 @@ def table(found: list[Found]) -> Table:
     for one in found:
         title = "" if one.kind is None else names.title(one.kind, one.phase, one.member)
         figures = _size(one.bytes), _percent(one.test_accuracy), _percent(one.sparsity)
-        out.add_row(title, _state(one), one.name, *figures)
+        out.add_row(title, state(one), one.name, *figures)
     return out
 
 
-def _state(one: Found) -> str:
+def state(one: Found) -> str:
+    """Says how far a stage is: `'finished'`, `'running, step 20 of 63'`."""
     if one.step is None:
         return one.state
     return f"{one.state}, step {one.step}" + ("" if one.n_steps is None else f" of {one.n_steps}")

@@ -45,6 +45,8 @@ def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -
         "n_classes": model.n_classes,
         "image_shape": context.classifier.image_shape,
         "classes": context.classes,
+        "mean": context.classifier.transform.mean,
+        "std": context.classifier.transform.std,
     }
     records = []
     for i in range(trees.stack_size(stack)):

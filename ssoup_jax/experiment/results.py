@@ -1,6 +1,7 @@
 """The experiment's summary, put together from the records of its finished stages."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -19,7 +20,7 @@ from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
 from ssoup_jax.storage.json_files import to_json, write_json
-from ssoup_jax.storage.layout import PLOT, SUMMARY
+from ssoup_jax.storage.layout import PAGE, PLOT, SUMMARY, Workdir
 from ssoup_jax.storage.store import Store
 
 
@@ -31,8 +32,9 @@ def report(
     corruptions: Sequence[str] = (),
     data: dict[str, Any] | None = None,
     pod: Pod = ALONE,
+    defaults: Settings | None = None,
 ) -> dict[str, Any]:
-    """Writes `summary.json` and `summary.png`, and prints the table.
+    """Writes `summary.json`, `summary.png` and `report.html`, and prints the table.
 
     Every experiment keeps its own under `<workdir>/experiments`; those of the last start lie in the workdir itself.
 
@@ -44,26 +46,35 @@ def report(
         corruptions: names of those that the mean out of distribution is taken over.
         data: what is said of the data set: its description, the names of its classes, notes.
         pod: the processes of the run; process 0 writes.
+        defaults: what the settings are compared with; None: with nothing.
 
     Returns:
         The summary.
 
     Raises:
-        RunError: `summary.json` cannot be written; all else is done by then. A plot that fails is only said.
+        RunError: `summary.json` cannot be written; all else is done by then. A plot or page that fails is only said.
     """
-    found = summarise(settings, plan, store, corruptions, pod) | {"data": to_json(data)}
-    folder = store.workdir.experiment(_digest(plan))
-    json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, store.workdir.summary))
-    plot_problem = pod.first(lambda: _written(_plot, found, folder / PLOT, store.workdir.plot))
+    workdir = store.workdir
+    found = summarise(settings, plan, store, corruptions, pod)
+    found |= to_json({"data": data, "changed": None if defaults is None else settings.changed(defaults)})
+    folder = workdir.experiment(_digest(plan))
+    json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, workdir.summary))
+    looks = {PLOT: (_plot, workdir.plot), PAGE: (functools.partial(_page, workdir), workdir.page)}
+    problems = {
+        name: pod.first(functools.partial(_written, write, found, folder / name, copy))
+        for name, (write, copy) in looks.items()
+    }
     console.table(summary.table(found))
-    if plot_problem:
-        console.line(f"warning: {plot_problem}")
-        if pod.leads:
-            with contextlib.suppress(OSError):
-                store.workdir.plot.unlink()  # of an earlier start, it would be taken for this one's
+    for name, problem in problems.items():
+        if problem:
+            console.line(f"warning: {problem}")
+            if pod.leads:
+                with contextlib.suppress(OSError):
+                    looks[name][1].unlink()  # of an earlier start, it would be taken for this one's
     if json_problem:
         raise errors.RunError(f"{json_problem}; every stage that is finished is stored, and the same command writes it")
-    console.line(f"summary: {store.workdir.summary}" + ("" if plot_problem else f", {store.workdir.plot}"))
+    written = [copy for name, (_, copy) in looks.items() if not problems[name]]
+    console.line(f"summary: {', '.join(map(str, [workdir.summary, *written]))}")
     return found
 
 
@@ -87,6 +98,13 @@ def _plot(path: Path, found: dict[str, Any]) -> None:
         plot.plot(found, beside)
 
 
+def _page(workdir: Workdir, path: Path, found: dict[str, Any]) -> None:
+    from ssoup_jax.report import contents, page  # likewise
+
+    with atomic.replacing(path) as beside:
+        page.write(contents.gather(found, workdir.path), beside)
+
+
 def summarise(
     settings: Settings, plan: Plan, store: Store, corruptions: Sequence[str] = (), pod: Pod = ALONE
 ) -> dict[str, Any]:
@@ -97,6 +115,7 @@ def summarise(
         record = store.record(stage.name)
         hidden = ("metrics", "candidates", "selected", "stage")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
+        found["artifact"] = stage.name
         if corruptions:
             scores = out_of_distribution.read(store, stage, pod)
             found["ood"] = out_of_distribution.mean(scores, corruptions)

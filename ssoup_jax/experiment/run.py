@@ -24,7 +24,12 @@ from ssoup_jax.training.measured import Remembered
 
 
 def run(
-    settings: Settings, workdir: Path, console: Console, stop: Stop | None = None, pod: Pod = ALONE
+    settings: Settings,
+    workdir: Path,
+    console: Console,
+    stop: Stop | None = None,
+    pod: Pod = ALONE,
+    defaults: Settings | None = None,
 ) -> dict[str, Any]:
     """Finishes the stages that the settings ask for and reports on the whole experiment.
 
@@ -34,6 +39,7 @@ def run(
         console: where progress is shown.
         stop: says when a stop is asked for; None: never.
         pod: the processes of this run; all of them call this alike.
+        defaults: settings to compare these with in the report; None: with none.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -75,7 +81,7 @@ def run(
         console.line(f"data: {len(skipped)} images could not be decoded and were black, such as {name} ({reason})")
     notes = [*dataset.notes, *imported_notes]
     about = {"description": dataset.describe(), "classes": dataset.classes, "notes": notes}
-    found = results.report(settings, plan, store, console, list(map(str, corruptions)), about, pod)
+    found = results.report(settings, plan, store, console, list(map(str, corruptions)), about, pod, defaults)
     if failed:
         raise failed
     return found

@@ -32,7 +32,7 @@ def plot(summary: Summary, path: str | os.PathLike) -> None:
         figure(summary).savefig(path, format="png", dpi=150)
 
 
-def figure(summary: Summary) -> Figure:
+def figure(summary: Summary, size: tuple[float, float] = (7, 4.6), titled: bool = True) -> Figure:
     """Draws test accuracy against sparsity: dense, candidates, their mean and best, soup, prediction ensemble.
 
     The sparsity axis is logarithmic in the share of weights that are left: every phase removes the same
@@ -40,6 +40,8 @@ def figure(summary: Summary) -> Figure:
 
     Args:
         summary: a run's summary.
+        size: width and height in inches.
+        titled: whether the experiment's name stands above it.
 
     Returns:
         The figure; what the summary does not have is not drawn.
@@ -47,7 +49,7 @@ def figure(summary: Summary) -> Figure:
     phases = [phase for phase in phase_results(summary) if phase.sparsity is not None]
     dense = dig(summary, "dense", "test", "accuracy")
 
-    result = Figure(figsize=(7, 4.6), layout="constrained")
+    result = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(result)
     axes = result.add_subplot()
     if dense is not None:
@@ -56,12 +58,13 @@ def figure(summary: Summary) -> Figure:
     sparsity_axis(axes, [100 * phase.sparsity for phase in phases])
     _set_y(axes, phases, dense)
 
-    axes.set_title(textwrap.fill(title(summary), 75), fontsize=11, parse_math=False)
+    if titled:
+        axes.set_title(textwrap.fill(title(summary), 75), fontsize=11, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
-        result.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        result.legend(loc="outside lower center", ncols=3 if size[0] >= 7 else 2, frameon=False, fontsize=9)
     return result
 
 
@@ -80,7 +83,7 @@ def _draw_phases(axes: Axes, phases: Sequence[PhaseResult]) -> None:
                 [sparsity for sparsity, _ in dots],
                 _percent([value for _, value in dots]),
                 color=BLUE,
-                alpha=0.3,
+                alpha=0.45,
                 s=22,
                 linewidths=0,
                 label="candidates",

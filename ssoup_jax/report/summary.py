@@ -30,6 +30,9 @@ _FIGURE_COLUMNS = (
 )
 _OOD_COLUMNS = ("OOD:\ndense", "mean\ncand.", "soup")
 
+GAINS = "soup - mean, soup - best: what the soup gained over its candidates, in percentage points"
+"""What is to be said beside `cells`."""
+
 Summary = Mapping[str, Any]
 
 
@@ -124,62 +127,78 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[:20]}...{name[20 - _LONGEST_NAME :]}"
 
 
-def table(summary: Summary) -> Table:
-    """Shows at a glance what the soups gained: a row for the dense model, then a row per phase.
+def cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Spells the figures at a glance: a row for the dense model, then a row per phase.
 
     Args:
         summary: a run's summary.
 
     Returns:
-        The table. Accuracies are test accuracies in per cent, gains are percentage points of the soup over
-        its candidates, `-` stands for what the summary does not have. Accuracies out of distribution (OOD) are
-        means over the corruptions; they are shown if there are any.
+        The heads of the columns, which may have line breaks, and the rows. Accuracies are test accuracies in per cent,
+        gains are percentage points of the soup over its candidates, `-` stands for what the summary does not have.
+        Accuracies out of distribution (OOD) are means over the corruptions; they are there if there are any.
+    """
+    phases, dense = phase_results(summary), dig(summary, "dense", "ood", "accuracy")
+    corrupted = any(figure is not None for phase in phases for figure in phase.ood) or dense is not None
+    heads = ["phase", *_FIGURE_COLUMNS, *(_OOD_COLUMNS if corrupted else ())]
+
+    def ood(*figures: float | None) -> list[str]:
+        return [percent(figure) for figure in figures] if corrupted else []
+
+    absent = ["-"] * (len(_FIGURE_COLUMNS) - 2)
+    # One that comes from a file may be pruned already.
+    sparsity, accuracy = dig(summary, "dense", "sparsity", "prunable"), dig(summary, "dense", "test", "accuracy")
+    rows = [["dense", percent(sparsity or 0.0), percent(accuracy), *absent, *ood(dense, None, None)]]
+    for phase in phases:
+        rows.append(
+            [
+                str(phase.phase),
+                percent(phase.sparsity),
+                "-",
+                str(len(phase.candidates)) if phase.candidates else "-",
+                percent(phase.mean),
+                percent(phase.best),
+                percent(phase.soup),
+                gain(phase.soup, phase.mean),
+                gain(phase.soup, phase.best),
+                percent(phase.ensemble),
+                _ingredients(phase),
+                "-" if phase.speedup is None else f"{phase.speedup:.2f}x",
+                *ood(None, *phase.ood),
+            ]
+        )
+    return heads, rows
+
+
+def table(summary: Summary) -> Table:
+    """Lays out `cells` for a terminal.
+
+    Args:
+        summary: a run's summary.
+
+    Returns:
+        The table, with a title and a line that explains the gains.
     """
     result = Table(
         title=f"{title(summary)}: test accuracy in %".removeprefix(": "),
         title_justify="left",
-        caption="soup - mean, soup - best: what the soup gained over its candidates, in percentage points",
+        caption=GAINS,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
     )
-    result.add_column("phase")
-    for name in _FIGURE_COLUMNS:
+    (first, *others), rows = cells(summary)
+    result.add_column(first)
+    for name in others:
         result.add_column(name, justify="right")
-
-    phases, dense = phase_results(summary), dig(summary, "dense", "ood", "accuracy")
-    corrupted = any(figure is not None for phase in phases for figure in phase.ood) or dense is not None
-    for name in _OOD_COLUMNS if corrupted else ():
-        result.add_column(name, justify="right")
-
-    def ood(*figures: float | None) -> list[str]:
-        return [_percent(figure) for figure in figures] if corrupted else []
-
-    absent = ["-"] * (len(_FIGURE_COLUMNS) - 2)
-    # One that comes from a file may be pruned already.
-    sparsity, accuracy = dig(summary, "dense", "sparsity", "prunable"), dig(summary, "dense", "test", "accuracy")
-    result.add_row("dense", _percent(sparsity or 0.0), _percent(accuracy), *absent, *ood(dense, None, None))
-    for phase in phases:
-        result.add_row(
-            str(phase.phase),
-            _percent(phase.sparsity),
-            "-",
-            str(len(phase.candidates)) if phase.candidates else "-",
-            _percent(phase.mean),
-            _percent(phase.best),
-            _percent(phase.soup),
-            _gain(phase.soup, phase.mean),
-            _gain(phase.soup, phase.best),
-            _percent(phase.ensemble),
-            _ingredients(phase),
-            "-" if phase.speedup is None else f"{phase.speedup:.2f}x",
-            *ood(None, *phase.ood),
-        )
+    for row in rows:
+        result.add_row(*row)
     return result
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """Spells a fraction in per cent, without the sign: `'99.17'`; `'-'` for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
@@ -188,7 +207,8 @@ def _points(value: float, base: float) -> float:
     return round(100 * (value - base), 9)
 
 
-def _gain(value: float | None, base: float | None) -> str:
+def gain(value: float | None, base: float | None) -> str:
+    """Spells what a fraction is above another, in percentage points: `'+0.28'`; `'-'` where one is None."""
     if value is None or base is None:
         return "-"
     # Adding 0.0 turns the negative zero that rounding leaves into a plain one.

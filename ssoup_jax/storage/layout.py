@@ -9,7 +9,7 @@ from pathlib import Path
 STATE = "state"  # of an artifact, and of a checkpoint in which all members lie as one stack
 RECORD, METRICS = "record.json", "metrics.jsonl"  # of an artifact
 CHECKPOINT = "checkpoint.json"
-SUMMARY, PLOT = "summary.json", "summary.png"
+SUMMARY, PLOT, PAGE = "summary.json", "summary.png", "report.html"
 
 _PARTIAL = ".partial"
 _STEP = re.compile(r"step-(\d{8,18})")
@@ -65,12 +65,16 @@ class Workdir:
         return self.path / "ood" / f"{name}.json"
 
     def experiment(self, digest: str) -> Path:
-        """The folder with `SUMMARY` and `PLOT` of one experiment."""
+        """The folder with `SUMMARY`, `PLOT` and `PAGE` of one experiment."""
         return self.path / "experiments" / digest
 
     def study(self, digest: str) -> Path:
         """The folder with the tables and the results of one study."""
         return self.path / "studies" / digest
+
+    def experiments(self) -> Iterator[Path]:
+        """Finds the folder of every experiment that is there."""
+        return self.path.glob("experiments/*")
 
     @property
     def summary(self) -> Path:
@@ -81,6 +85,11 @@ class Workdir:
     def plot(self) -> Path:
         """The plot of the last start."""
         return self.path / PLOT
+
+    @property
+    def page(self) -> Path:
+        """The page of the last start."""
+        return self.path / PAGE
 
     @property
     def executions(self) -> Path:

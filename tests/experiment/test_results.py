@@ -7,7 +7,7 @@ import pytest
 
 from ssoup_jax.errors import RunError
 from ssoup_jax.experiment import out_of_distribution, results
-from ssoup_jax.report import plot
+from ssoup_jax.report import page, plot
 from tests.experiment import tiny
 
 CHANGES = {"n_phases": 1, "n_epochs": 1}
@@ -31,17 +31,24 @@ def full(*_):
 
 
 @pytest.mark.parametrize(("fault", "said"), [(broken, "a library's own fault"), (full, "No space left on device")])
-def test_a_plot_that_fails_is_one_line_and_no_old_one_is_left_in_its_place(workdir, monkeypatch, fault, said):
+@pytest.mark.parametrize(
+    ("module", "name", "file", "other"),
+    [(plot, "plot", "summary.png", "report.html"), (page, "write", "report.html", "summary.png")],
+    ids=["plot", "page"],
+)
+def test_a_picture_that_fails_is_one_line_and_no_old_one_is_left_in_its_place(
+    workdir, monkeypatch, fault, said, module, name, file, other
+):
     tiny.launch(workdir, **CHANGES)
-    assert (workdir / "summary.png").exists()
-    monkeypatch.setattr(plot, "plot", fault)
+    assert (workdir / file).exists()
+    monkeypatch.setattr(module, name, fault)
     summary, printed = tiny.launch(workdir, **CHANGES)
     (warning,) = [line for line in printed.splitlines() if line.startswith("warning: ")]
-    assert "summary.png: cannot be written" in warning and said in warning
+    assert f"{file}: cannot be written" in warning and said in warning
     assert TABLE in printed
-    assert printed.splitlines()[-1] == f"summary: {workdir}/summary.json"
+    assert printed.splitlines()[-1] == f"summary: {workdir}/summary.json, {workdir / other}"
     assert json.loads((workdir / "summary.json").read_text()) == summary
-    assert not (workdir / "summary.png").exists()
+    assert not (workdir / file).exists() and (workdir / other).exists()
     assert not list(workdir.rglob("*.tmp"))
 
 

@@ -7,13 +7,13 @@ import torch
 
 from ssoup_jax import models
 from ssoup_jax.interop.state_dict import from_state_dict, to_state_dict
-from tests.interop import large_twins, twins
+from tests.interop import twins
 
 # Sums over up to 5 760 products, in another order, through up to 50 layers.
 CLOSE = 2e-4
 
 
-@pytest.mark.parametrize("arch", large_twins.CASES)
+@pytest.mark.parametrize("arch", twins.LARGE)
 def test_logits_and_statistics(arch):
     twin, image_shape = twins.make(arch)
     images = np.random.default_rng(0).standard_normal((4, *image_shape)).astype(np.float32)

@@ -147,7 +147,7 @@ REFUSED = {
     "an optimizer in a dict": (lambda twin, state: {"optimizer": optimizer()}, "optimizer is a dict, not a tensor"),
     "a whole module": (
         lambda twin, state: {"model": twin},
-        "have to run code of tests.interop.twins.CifarResNet",
+        "have to run code of ssoup_jax.interop.torch_networks.CifarResNet",
     ),
     "a whole parallel module": (lambda twin, state: torch.nn.DataParallel(twin), "code of torch.nn.parallel."),
     "a weight that it does not have": (

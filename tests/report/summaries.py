@@ -42,3 +42,47 @@ FULL = run(
 )
 IMP_ONLY = run(phase(1, 0.7, [0.75], None), phase(2, 0.9, [0.74], None), m=1)
 EMPTY = {"settings": {}, "dense": None, "phases": []}
+
+
+def whole(name: str = "plain") -> dict:
+    """A summary with something in every place that a page shows, and a name wherever names come from the data."""
+    scores = {"accuracy": 0.75, "macro_accuracy": 0.74, "worst_class_accuracy": 0.5, "ece": 0.02, "loss": 1.0}
+    layers = {f"{name}/kernel": 0.0, "bn/scale": 0.0, "fc/kernel": 0.0}
+
+    def model(sparsity: float, artifact: str, **more: object) -> dict:
+        return {
+            "artifact": artifact,
+            **{split: dict(scores) for split in ("train", "val", "test", "ood")},
+            "ood_by_corruption": {f"computed:{name}": dict(scores)},
+            "sparsity": {"prunable": sparsity, "per_layer": {**layers, f"{name}/kernel": sparsity}},
+            "flops": {"speedup": 2.5, "per_layer": {"fc/kernel": 640}},
+            "provenance": {"versions": {"jax": "0.9"}, "host": name, "started": artifact},
+            **more,
+        }
+
+    def cycle(number: int, sparsity: float) -> dict:
+        candidates = [model(sparsity, f"phase{number}-imp-{i}", split_val=i, diverged=None) for i in (0, 1, 2)]
+        trials = [
+            {"split_val": 2, "soup": [1, 2], "accuracy": 0.76, "accepted": True},
+            {"split_val": 0, "soup": [1, 2, 0], "accuracy": 0.71, "accepted": False},
+        ]
+        greedy = {"metric": "accuracy", "scores": {"0": 0.7, "1": 0.75, "2": 0.72}, "trials": trials}
+        lengths = {f"{kind}_{which}": 1.5 for kind in ("l2", "angle", "barycentre") for which in ("min", "mean", "max")}
+        return {
+            "phase": number,
+            "sparsity": {"prunable": sparsity, "global": sparsity},
+            "candidates": candidates,
+            "soup": model(sparsity, f"phase{number}-soup-0", ingredients=[1, 2], greedy=greedy),
+            "prediction_ensemble": ENSEMBLE,
+            "distances": lengths,
+            "selected": {"distances": lengths},
+        }
+
+    return {
+        "settings": settings(dataset=name, arch=name, learning_rate=name),
+        "changed": {"dataset": {"default": "digits", "value": name}},
+        "dense": model(0.0, "dense-0"),
+        "phases": [cycle(1, 0.5), cycle(2, 0.75)],
+        "warnings": [f"layer {name} has lost all its weights"],
+        "data": {"description": f"{name}: images", "classes": ["cat", name], "notes": [f"a note on {name}"]},
+    }

@@ -14,8 +14,8 @@ from ssoup_jax.trees import path_name
 TIMES = ("seconds", "images_per_second")
 """The fields, at any depth of any JSON file, that measure time; nothing else may differ."""
 
-UNLIKE = ("locks", "summary.png")
-"""Entries of a workdir that say nothing of the result: who held which lock, and a picture."""
+UNLIKE = ("locks", "summary.png", "report.html")
+"""Entries of a workdir that say nothing of the result: who held which lock, and pictures of it."""
 
 
 def differences(found: Path, truth: Path) -> Iterator[str]:
