@@ -45,11 +45,11 @@ def notes(table: Table, mark: str = "*") -> list[str]:
 def rich_tables(table: Table) -> list[RichTable]:
     """Returns the table and that of the differences for a terminal."""
     made = []
-    for name, lines in (("", _figures(table, "±", _starred)), (f"{OURS} minus", _differences(table))):
+    for name, lines in (("", figures(table, _starred)), (f"{OURS} minus", differences(table))):
         shown = RichTable(box=box.SIMPLE_HEAD)
         shown.add_column(name)
         for column in table.columns:
-            shown.add_column(_heading(table, column).replace(", ", "\n"), justify="right")
+            shown.add_column(heading(table, column).replace(", ", "\n"), justify="right")
         for line in lines:
             shown.add_row(*line)
         made += [shown] if lines else []
@@ -61,9 +61,9 @@ def markdown(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         parts.append(f"### {title(table)[0].upper()}{title(table)[1:]}")
-        for name, lines in (("", _figures(table, "±", _bold_markdown)), (f"{OURS} minus", _differences(table))):
+        for name, lines in (("", figures(table, _bold_markdown)), (f"{OURS} minus", differences(table))):
             if lines:
-                heads = [name, *(_heading(table, column) for column in table.columns)]
+                heads = [name, *(heading(table, column) for column in table.columns)]
                 rule = ["---", *["---:"] * len(table.columns)]
                 parts.append("\n".join(_pipes(line) for line in (heads, rule, *lines)))
         parts.append("\n".join(f"- {line.strip()}" for line in notes(table, "bold")))
@@ -76,10 +76,10 @@ def latex(tables: Sequence[Table]) -> str:
     for table in tables:
         lines = [f"% {line}" for line in (title(table), *notes(table, "bold"))]
         lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-        heads = ["", *(_escape(_heading(table, column)) for column in table.columns)]
+        heads = ["", *(_escape(heading(table, column)) for column in table.columns)]
         body = [
             [_escape(line[0]), *(_escape_figure(entry) for entry in line[1:])]
-            for line in _figures(table, "±", lambda text: f"<b>{text}")
+            for line in figures(table, lambda text: f"<b>{text}")
         ]
         lines += [_ampersands(heads), r"\midrule", *map(_ampersands, body), r"\bottomrule", r"\end{tabular}"]
         parts.append("\n".join(lines))
@@ -142,20 +142,27 @@ def _places(table: Table) -> list[tuple[str, Column, Entry]]:
     return [(row, column, entry) for row, entries in table.rows.items() for column, entry in entries.items()]
 
 
-def _heading(table: Table, column: Column) -> str:
+def heading(table: Table, column: Column) -> str:
+    """Says of which sparsity and m a column is."""
     sparsity = table.sparsities[column.phase]
     where = f"phase {column.phase}" if sparsity is None else f"{100 * sparsity:.1f} %"
     return where if column.m is None else f"{where}, m = {column.m}"
 
 
-def _figures(table: Table, plus_minus: str, bold: Callable[[str], str]) -> list[list[str]]:
+def figures(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
+    """Spells a table: the name of each row and its figures, and below it the published ones where there are any.
+
+    Args:
+        table: the table.
+        bold: marks the best figures.
+    """
     lines = []
     for row, entries in table.rows.items():
         found = [(column, entries.get(column)) for column in table.columns]
-        lines.append([row, *(_figure(table, column, entry, plus_minus, bold) for column, entry in found)])
+        lines.append([row, *(_figure(table, column, entry, bold) for column, entry in found)])
         if any(entry.published for entry in entries.values()):
             known = [(entries.get(column) or _NOTHING).published for column in table.columns]
-            spelt = [f"{100 * one.mean:.2f} {plus_minus} {100 * one.std:.2f}" if one else _ABSENT for one in known]
+            spelt = [f"{100 * one.mean:.2f} ± {100 * one.std:.2f}" if one else _ABSENT for one in known]
             lines.append([f"  published: {row}", *spelt])
     return lines
 
@@ -163,13 +170,13 @@ def _figures(table: Table, plus_minus: str, bold: Callable[[str], str]) -> list[
 _NOTHING = Entry(None, None, None, None, {})
 
 
-def _figure(table: Table, column: Column, entry: Entry | None, plus_minus: str, bold: Callable[[str], str]) -> str:
+def _figure(table: Table, column: Column, entry: Entry | None, bold: Callable[[str], str]) -> str:
     if entry is None or entry.figures is None:
         return _ABSENT
     found, usual = entry.figures, table.sparsities[column.phase]
     text = f"{100 * found.mean:.2f}"
     if found.std is not None:
-        text += f" {plus_minus} {100 * found.std:.2f}"
+        text += f" ± {100 * found.std:.2f}"
     text = bold(text) if entry.is_best else text
     if found.n < table.n_runs:
         text += f" (n={found.n})"
@@ -178,7 +185,8 @@ def _figure(table: Table, column: Column, entry: Entry | None, plus_minus: str, 
     return text
 
 
-def _differences(table: Table) -> list[list[str]]:
+def differences(table: Table) -> list[list[str]]:
+    """Spells the paired differences: the name of each row and how much better `OURS` is, with the interval."""
     lines = []
     for row, entries in table.rows.items():
         found = [(entries.get(column) or _NOTHING).of_ours for column in table.columns]

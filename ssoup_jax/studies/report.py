@@ -13,7 +13,7 @@ from ssoup_jax.studies.cells import Cell
 from ssoup_jax.studies.table import Table
 
 TABLE, PICTURE = "table", "table.png"
-"""The table's files are called `table.txt`, `.md`, `.tex`, `.csv` and `.json`."""
+"""The table's files are called `table.txt`, `.md`, `.tex`, `.csv`, `.json` and `.html`."""
 
 
 def report(folder: Path, study: Mapping[str, Any], cells: Sequence[Cell], console: Console) -> list[Table]:
@@ -42,10 +42,13 @@ def report(folder: Path, study: Mapping[str, Any], cells: Sequence[Cell], consol
         with atomic.replacing(folder / f"{TABLE}{ending}") as beside:
             beside.write_text(text, encoding="utf-8")
     write_json(folder / f"{TABLE}.json", formats.as_json(made))
-    with atomic.replacing(folder / PICTURE) as beside:
-        from ssoup_jax.studies import figure  # needed at the end only, and its libraries slow down every start
+    # Needed at the end only, and their libraries slow down every start.
+    from ssoup_jax.studies import figure, page
 
+    with atomic.replacing(folder / PICTURE) as beside:
         figure.save(made, beside)
+    with atomic.replacing(folder / f"{TABLE}.html") as beside:
+        beside.write_text(page.page(study, made), encoding="utf-8")
     _show(console, made)
     return made
 

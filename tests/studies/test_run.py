@@ -189,7 +189,7 @@ def test_tables_are_made_from_the_files_of_results_alone(finished, tmp_path, cap
     for run in (1, 2):
         (tmp_path / f"run-{run}.json").write_bytes((source / f"run-{run}.json").read_bytes())
     assert table_command.main([str(tmp_path)]) == 0
-    for name in ("table.txt", "table.md", "table.tex", "table.csv", "table.json"):
+    for name in ("table.txt", "table.md", "table.tex", "table.csv", "table.json", "table.html"):
         assert (tmp_path / name).read_bytes() == (source / name).read_bytes(), name
     assert (tmp_path / "table.png").stat().st_size > 10_000
     assert "SMS minus" in capsys.readouterr().out

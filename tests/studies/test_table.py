@@ -3,10 +3,11 @@
 import csv
 import io
 
+import bs4
 import pytest
 
 from ssoup_jax.report.console import Console
-from ssoup_jax.studies import figure, formats, published
+from ssoup_jax.studies import figure, formats, page, published
 from ssoup_jax.studies.cells import Cell
 from ssoup_jax.studies.table import Column, tables
 
@@ -82,7 +83,7 @@ def test_a_hole_is_shown_with_its_reason_and_fewer_runs_are_counted():
         "IMP_mx, m = 3, phase 2: diverged at step 7 (run 2)",
         "IMP-RePrune, m = 5, phase 3: not finished (run 0, 1)",
     )
-    printed = "\n".join(["|".join(line) for line in formats._figures(table, "±", lambda text: text)])
+    printed = "\n".join(["|".join(line) for line in formats.figures(table, lambda text: text)])
     assert "(n=3)" in printed
     assert table.rows["IMP-RePrune"][Column(3, 5)].figures is None
 
@@ -166,3 +167,20 @@ def test_the_figure_has_a_panel_for_each_table_and_m():
     assert titles == ["goal 98 %, m = 3", "goal 98 %, m = 5", "goal 90 %, m = 3", "goal 90 %, m = 5"]
     lines = {line.get_label(): line.get_ydata() for line in drawn.axes[0].get_lines()}
     assert lines["SMS"] == pytest.approx([100 * (0.76 + 0.015 - 0.01 * phase + 0.006) for phase in (1, 2, 3)])
+
+
+def test_the_page_has_every_figure_and_escapes_what_comes_from_outside():
+    made = tables(STUDY, study(varied="<script>alert(1)</script>"))
+    about = {"settings": STUDY["settings"], "name": "<b>data</b>", "description": "a & b"}
+    text = page.page(about, made)
+    soup = bs4.BeautifulSoup(text, "html.parser")
+    assert soup.find("script") is None and "a &amp; b" in text
+    shown = [cell.get_text() for cell in soup.find_all("td")]
+    for row in formats.figures(made[0], lambda text: text):
+        assert all(figure.strip() in shown for figure in row[1:])
+    assert [one.get_text() for one in soup.find_all("b")] == _bold(made[0]) != []
+
+
+def _bold(table) -> list[str]:
+    marked = [cell for row in formats.figures(table, lambda text: f"<{text}>") for cell in row]
+    return [cell[1 : cell.index(">")] for cell in marked if cell.startswith("<")]
