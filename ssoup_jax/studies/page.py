@@ -31,9 +31,7 @@ def page(study: Mapping[str, Any], tables: Sequence[Table]) -> str:
         f"{study['settings']['arch']} on {study['name']}",
         [
             html.paragraph(study["description"]),
-            html.links(
-                {name: f"Goal {100 * one.goal:g} % {one.varied}" for name, one in zip(sections, tables, strict=True)}
-            ),
+            html.links(links),
             *sections.values(),
             html.section("accuracy", "Accuracy against sparsity", html.charts([(picture, "")], large=True)),
             html.section("settings", "Settings", html.folded("all settings", settings)),
