@@ -83,6 +83,11 @@ def get_config() -> ConfigDict:
     # Retraining.
     config.n_epochs_per_phase = 5  # epochs; integer >= 0
     config.retrain_schedule = "LLR"  # 'FT', 'LRW', 'SLR', 'CLR', 'LLR', 'ALLR'
+    config.retrain_batch_size = placeholder(int)  # images per step, of recalibration and soups, too; this and the
+    #   following: None: as in dense training
+    config.retrain_weight_decay = placeholder(float)  # coupled, as above; 0: without Nesterov
+    config.retrain_momentum = placeholder(float)  # in [0, 1)
+    config.retrain_use_amp = placeholder(bool)  # True: in bfloat16, recalibrated and scored so, too; False: in float32
 
     # The members: m copies that differ in one hyperparameter.
     config.ensemble_by = "pruned_seed"  # 'pruned_seed': seed added to the run's; 'weight_decay';

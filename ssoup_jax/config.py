@@ -203,6 +203,10 @@ class Settings(BaseModel):
     prune_except: str | None
     n_epochs_per_phase: EpochsOrZero
     retrain_schedule: str
+    retrain_batch_size: Count | None
+    retrain_weight_decay: Annotated[Number, Field(ge=0)] | None
+    retrain_momentum: Annotated[Number, Field(ge=0, lt=1)] | None
+    retrain_use_amp: bool | None
     ensemble_by: str
     n_splits_total: Members | None
     split_vals: tuple[Any, ...] | None
@@ -272,11 +276,16 @@ class Settings(BaseModel):
                 f"repeats the end of the dense history, and n_epochs={self.n_epochs} is all there is"
             )
 
+    def of_retraining(self, name: str) -> Any:
+        """Returns a setting of retraining; where it is not given, that of dense training, whose name it is."""
+        given = getattr(self, f"retrain_{name}")
+        return getattr(self, name) if given is None else given
+
     def retraining_of(self, split_val: int | float) -> dict[str, Any]:
         """Returns what a member's retraining depends on, its value in the place of what `ensemble_by` names."""
         base = {
             "seed": 0,
-            "weight_decay": self.weight_decay,
+            "weight_decay": self.of_retraining("weight_decay"),
             "n_epochs": self.n_epochs_per_phase,
             "schedule": self.retrain_schedule,
             "peak": None,

@@ -49,7 +49,7 @@ VARIANTS = {
         allows=lambda decay: decay >= 0,
         meaning="a weight decay, 0 or more",
         example="(1e-4, 5e-4, 1e-3)",
-        own=lambda settings: settings.weight_decay,
+        own=lambda settings: settings.of_retraining("weight_decay"),
     ),
     "retrain_length": Variant(
         sets="n_epochs",

@@ -45,19 +45,26 @@ def prepare(
             batch not the training split.
     """
     n_train = len(dataset.train.labels)
-    if settings.batch_size > n_train:
-        raise SettingsError(f"batch_size: found {settings.batch_size}; the training split has only {n_train} images")
-    dtype = jnp.bfloat16 if settings.use_amp else jnp.float32
-    model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
-    classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    for name, found in _batch_sizes(settings).items():
+        if found > n_train:
+            raise SettingsError(f"{name}: found {found}; the training split has only {n_train} images")
+    classifiers = {settings.use_amp: _classifier(settings, dataset, settings.use_amp)}
+    classifier = classifiers[settings.use_amp]
     _try_out(settings, classifier)
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console, pod)
+    retrained = settings.of_retraining("use_amp")
+    if retrained not in classifiers:
+        try:
+            classifiers[retrained] = _classifier(settings, dataset, retrained)
+        except SettingsError as error:  # one's own network may know one precision only
+            raise SettingsError(f"retrain_{error}") from None
     shape = "x".join(map(str, dataset.image_shape))
     by = "" if settings.optimizer == "SGD" else f", {settings.optimizer}"
     context = Context(
-        classifier=classifier,
-        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}{by}",
+        classifiers=classifiers,
+        use_amp=settings.use_amp,
+        network=f"{settings.arch} on {shape}{', remat' * settings.remat}{by}",
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
@@ -70,6 +77,18 @@ def prepare(
     )
     masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)
     return context
+
+
+def _batch_sizes(settings: Settings) -> dict[str, int]:
+    """Returns the sizes of all batches by their settings."""
+    sizes = {name: getattr(settings, name) for name in ("batch_size", "retrain_batch_size")}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _classifier(settings: Settings, dataset: Dataset, use_amp: bool) -> Classifier:
+    dtype = jnp.bfloat16 if use_amp else jnp.float32
+    model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
+    return Classifier(model, dataset.transform, dataset.image_shape)
 
 
 def _try_out(settings: Settings, classifier: Classifier) -> None:
@@ -107,7 +126,8 @@ def _mesh(settings: Settings, can_be_cut: bool) -> names.Shape | None:
             f"{'runs on one device' if named.mesh is None else 'names another'}; allowed with it: 'shard:{named.name}'"
         )
     for asked in {mesh, named and named.mesh} - {None}:
-        names.check_mesh(asked, len(jax.devices()), settings.batch_size if can_be_cut else None)
+        for name, size in _batch_sizes(settings).items():
+            names.check_mesh(asked, len(jax.devices()), size if can_be_cut else None, name)
     return mesh
 
 
@@ -125,7 +145,7 @@ def _feed(settings: Settings, dataset: Dataset, console: Console, pod: Pod) -> F
         )
     if n_bytes is not None and (wanted or (wanted is None and memory.data_fits(n_bytes, free))):
         return resident(dataset)
-    image_bytes = math.prod(dataset.image_shape) * settings.batch_size
+    image_bytes = math.prod(dataset.image_shape) * max(_batch_sizes(settings).values())
     workers = (os.cpu_count() or 1) if settings.data.workers is None else settings.data.workers
     size = "images of different sizes" if n_bytes is None else f"{n_bytes / 1e9:.2f} GB of images"
     console.line(f"data: {size} are streamed to the device by {workers} threads")

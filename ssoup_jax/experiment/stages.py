@@ -246,13 +246,15 @@ def _fraction_pruned(spec: Retrain, before: PyTree, after: PyTree) -> float:
 
 def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any], fraction: float) -> np.ndarray:
     own, history = stage.spec.retraining, context.history(stage.dense)
-    n_steps = own.n_epochs * context.steps_per_epoch(stage.spec.batch_size)
+    per_epoch = context.steps_per_epoch(stage.spec.batch_size)
+    n_steps = own.n_epochs * per_epoch
     if own.peak is not None:
         return retraining_schedules.learning_rates_to_peak(own.peak, n_steps)
     return retraining_schedules.learning_rates(
         own.schedule,
         history,
         n_steps,
+        n_dense_steps=stage.dense.n_epochs * per_epoch,
         relative_norm_drop=pruned["relative_norm_drop"],
         fraction_pruned=fraction,
     )

@@ -59,8 +59,22 @@ REDONE = [
     ({"momentum": 0.8}, ALL),
     ({"weight_decay": 0.0}, ALL),
     ({"prune_only": "fc1/*"}, ALL[1:]),
+    ({"retrain_batch_size": 32}, ALL[1:]),
+    ({"retrain_weight_decay": 0.0}, ALL[1:]),
+    ({"retrain_momentum": 0.8}, ALL[1:]),
+    ({"retrain_use_amp": True}, ALL[1:]),
     ({"prune_except": "fc2/kernel"}, ALL[1:]),
 ]
+
+
+AS_IN_DENSE_TRAINING = ({"batch_size": 64}, {"weight_decay": 1e-4}, {"momentum": 0.9}, {"use_amp": False})
+
+
+@pytest.mark.parametrize("dense", AS_IN_DENSE_TRAINING)
+def test_retraining_as_dense_training_keeps_its_names_however_that_is_said(dense):
+    assert names(tiny.plan(**dense, **{f"retrain_{name}": value for name, value in dense.items()})) == names(
+        tiny.plan()
+    )
 
 
 @pytest.mark.parametrize(("changes", "redone"), REDONE)

@@ -264,6 +264,7 @@ def test_members_by_every_hyperparameter(tmp_path, changes, split_vals):
         ({"strategy": "Ensemble"}, "IMP phase 1, member 0; IMP phase 1, member 1"),
         ({"strategy": "IMP", "phase": 2}, "Ensemble phase 1"),
         ({"batch_size": 2000}, "batch_size: found 2000; the training split has only 1293 images"),
+        ({"retrain_batch_size": 2000}, "retrain_batch_size: found 2000; the training split has only 1293 images"),
         ({"arch": "VGG16"}, "VGG16 does not fit images of 8x8x1"),
         ({"prune_only": "conv1/*"}, "prune_only: "),
         ({"prune_except": "fc*"}, "prune_except: found 'fc*'; it leaves no parameter to prune"),
