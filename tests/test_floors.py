@@ -18,7 +18,7 @@ FLOORS = (
     {"identity", "keys", "trees"},
     {"own", "pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
-    {"interop", "metrics", "report", "stack"},
+    {"interop", "metrics", "pools", "report", "stack"},
     {"training"},
     {"config"},
     {"experiment"},

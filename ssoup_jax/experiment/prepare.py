@@ -48,17 +48,11 @@ def prepare(
     for name, found in _batch_sizes(settings).items():
         if found > n_train:
             raise SettingsError(f"{name}: found {found}; the training split has only {n_train} images")
-    classifiers = {settings.use_amp: _classifier(settings, dataset, settings.use_amp)}
+    classifiers = _classifiers(settings, dataset)
     classifier = classifiers[settings.use_amp]
     _try_out(settings, classifier)
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console, pod)
-    retrained = settings.of_retraining("use_amp")
-    if retrained not in classifiers:
-        try:
-            classifiers[retrained] = _classifier(settings, dataset, retrained)
-        except SettingsError as error:  # one's own network may know one precision only
-            raise SettingsError(f"retrain_{error}") from None
     shape = "x".join(map(str, dataset.image_shape))
     by = "" if settings.optimizer == "SGD" else f", {settings.optimizer}"
     context = Context(
@@ -85,10 +79,19 @@ def _batch_sizes(settings: Settings) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def _classifier(settings: Settings, dataset: Dataset, use_amp: bool) -> Classifier:
-    dtype = jnp.bfloat16 if use_amp else jnp.float32
-    model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
-    return Classifier(model, dataset.transform, dataset.image_shape)
+def _classifiers(settings: Settings, dataset: Dataset) -> dict[bool, Classifier]:
+    """Makes the network in every precision that is wanted, by `use_amp`."""
+
+    def make(use_amp: bool) -> Classifier:
+        dtype = jnp.bfloat16 if use_amp else jnp.float32
+        model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
+        return Classifier(model, dataset.transform, dataset.image_shape)
+
+    found, retrained = {settings.use_amp: make(settings.use_amp)}, settings.of_retraining("use_amp")
+    try:
+        return found | {retrained: found.get(retrained) or make(retrained)}
+    except SettingsError as error:  # a network of one's own may know one precision only
+        raise SettingsError(f"retrain_{error}") from None
 
 
 def _try_out(settings: Settings, classifier: Classifier) -> None:

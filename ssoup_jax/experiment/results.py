@@ -113,7 +113,7 @@ def summarise(
     def model(stage: Stage) -> dict[str, Any]:
         """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
         record = store.record(stage.name)
-        hidden = ("metrics", "candidates", "selected", "stage")
+        hidden = ("metrics", "candidates", "selected", "stage", "called")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
         found["artifact"] = stage.name
         if corruptions:
@@ -125,7 +125,11 @@ def summarise(
     phases = []
     for index, members in enumerate(plan.candidates):
         # An artifact is named by what it is; what this experiment calls the member is the plan's to say.
-        candidates = [model(stage) | {"split_val": stage.label} for stage in members if store.has(stage.name)]
+        candidates = [
+            model(stage) | {"split_val": stage.label, "member": settings.member(stage.label)}
+            for stage in members
+            if store.has(stage.name)
+        ]
         if candidates:
             phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store, model))
     return to_json(
@@ -192,10 +196,13 @@ def _phase(
     }
     for stage in soups:
         if store.has(stage.name):
-            record = store.record(stage.name)
-            chosen = [one for one in candidates if one["split_val"] in record["ingredients"]]
+            record, called = store.record(stage.name), [parent.label for parent in stage.parents]
+            # The soup may have been made by an experiment that calls its members otherwise.
+            now = dict(zip(record.get("called", called), called, strict=True))
+            ingredients = [now.get(label, label) for label in record["ingredients"]]
+            chosen = [one for one in candidates if one["split_val"] in ingredients]
             mean, best = summary.mean_and_max(chosen)
-            found |= {"soup": model(stage), **record["candidates"]}
+            found |= {"soup": model(stage) | {"ingredients": ingredients}, **record["candidates"]}
             found["selected"] = record["selected"] | {"candidates_mean": mean, "candidates_max": best}
     return found
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from ssoup_jax import variants
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
@@ -63,7 +64,8 @@ def run(
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     imported_notes = context.imported.notes if context.imported else ()
-    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
+    members = () if settings.listed is None else (variants.line(settings.listed),)
+    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes, *members):
         console.line(note)
     for group in groups(plan.wanted):
         title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"

@@ -146,7 +146,8 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     """
     spec: Soup = stage.spec
     # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
-    candidates, labels = healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
+    called = [parent.label for parent in stage.parents]
+    candidates, labels = healthy(context, stage.title, candidates, called)
     mask, stack = _gathered(context, spec, candidates)
     keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
@@ -184,7 +185,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     return Artifact(
         own,
         mask,
-        {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
+        {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients], "called": called}
         | {**record, "greedy": selection, **shares, "candidates": every, "selected": selected},
     )
 
