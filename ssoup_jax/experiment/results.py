@@ -57,7 +57,7 @@ def report(
     workdir = store.workdir
     found = summarise(settings, plan, store, corruptions, pod)
     found |= to_json({"data": data, "changed": None if defaults is None else settings.changed(defaults)})
-    folder = workdir.experiment(_digest(plan))
+    folder = workdir.experiment(digest(plan))
     json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, workdir.summary))
     looks = {PLOT: (_plot, workdir.plot), PAGE: (functools.partial(_page, workdir), workdir.page)}
     problems = {
@@ -207,6 +207,7 @@ def _phase(
     return found
 
 
-def _digest(plan: Plan) -> str:
+def digest(plan: Plan) -> str:
+    """Returns what the folder of an experiment is called."""
     stages = [plan.dense, *(stage for members in plan.candidates for stage in members), *plan.soups]
     return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]

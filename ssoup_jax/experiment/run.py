@@ -58,7 +58,7 @@ def run(
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
-    plan = _plan(settings, dataset.fingerprint, context.imported)
+    plan = plan_of(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line, pod=pod)
     _check_parents(plan, store)
@@ -89,7 +89,8 @@ def run(
     return found
 
 
-def _plan(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+def plan_of(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+    """Lays out an experiment, see `make_plan`, whose dense model may come from a file."""
     if given is None:
         return make_plan(settings, fingerprint)
     return make_plan(settings, fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)
