@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from ssoup_jax.report.plot import BLUE, GREY, VERMILION
 
@@ -57,7 +58,7 @@ def figure(found: Found) -> Figure:
     result.suptitle(f"{found['title']}: phase {found['phase']}".removeprefix(": "), fontsize=11, parse_math=False)
     handles, labels = panels[0][0].get_legend_handles_labels()
     if handles:
-        result.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        result.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return result
 
 
@@ -106,16 +107,17 @@ def _draw_plane(result: Figure, row: Sequence[Axes], found: Found, members: Sequ
     """Draws the test loss as contours, which are the same in both panels."""
     styles = list(_styles(found))
     losses = [np.array([_numbers(line) for line in found[when]["test"]["loss"]]) for when, *_ in styles]
-    levels = _levels(losses, found)
+    levels = _levels(losses)
     for axes, loss, (_, _, label) in zip(row, losses, styles, strict=False):
         drawn = axes.contourf(found["x"], found["y"], loss, levels=levels, cmap="viridis_r", extend="both")
         axes.contour(found["x"], found["y"], loss, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
         axes.plot(*np.array([*found["corners"], found["corners"][0]]).T, color=GREY, linewidth=0.8, linestyle=":")
-        axes.scatter(*np.transpose(found["corners"]), color="black", s=30, zorder=3)
-        axes.scatter(*found["mean"], color=VERMILION, marker="s", s=34, zorder=3)
-        for corner, member in zip(found["corners"], members, strict=False):
-            axes.annotate(f"{member}", corner, xytext=(6, 5), textcoords="offset points", fontsize=9)
-        axes.annotate("mean", found["mean"], xytext=(6, 5), textcoords="offset points", fontsize=9)
+        marks = {"s": 44, "edgecolors": "white", "zorder": 3}
+        axes.scatter(*np.transpose(found["corners"]), color="black", **marks)
+        axes.scatter(*found["mean"], color=VERMILION, marker="s", **marks)
+        for place, name in zip([*found["corners"], found["mean"]], [*map(str, members[:3]), "mean"], strict=True):
+            text = axes.annotate(name, place, xytext=(6, 5), textcoords="offset points", fontsize=9)
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # on any colour
         axes.set_title(f"test loss, {label}", fontsize=9)
         axes.set_aspect("equal")
         axes.set_xlabel("L2 distance")
@@ -124,10 +126,10 @@ def _draw_plane(result: Figure, row: Sequence[Axes], found: Found, members: Sequ
     result.colorbar(drawn, ax=list(row[: len(styles)]), shrink=0.85, format="%.3g")
 
 
-def _levels(losses: Sequence[np.ndarray], found: Found) -> np.ndarray:
+def _levels(losses: Sequence[np.ndarray]) -> np.ndarray:
     """Chooses levels that are close where the loss is low; what lies far out is all of one colour."""
     finite = np.concatenate([loss[np.isfinite(loss)] for loss in losses])
-    low, high = finite.min(), np.quantile(finite, 0.9)
+    low, high = (finite.min(), np.quantile(finite, 0.9)) if finite.size else (0.0, 1.0)
     return low + max(high - low, 1e-9) * np.linspace(0, 1, _N_LEVELS) ** 2
 
 
