@@ -81,6 +81,8 @@ def _checked(arguments: list[str]) -> Iterator[str]:
             known = [*known, *(f"{group}.{inner}" for group in ("data", "study") for inner in known[group])]
             if setting not in known:
                 raise unknown("setting", setting, known)
+            if setting == "members" and given and value != "None":
+                argument = f"--config.members={value!r}"  # as it is: it would be looked at as a tuple, and this is JSON
         yield argument
 
 

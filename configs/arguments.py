@@ -37,6 +37,7 @@ def smoke(config: ConfigDict, arch: str = "ResNet8", m: int = 2) -> ConfigDict:
     config.arch = arch
     config.data.image_size = 32
     config.use_amp = False
+    config.retrain_batch_size = config.retrain_use_amp = None
     config.n_epochs = config.n_epochs_per_phase = config.n_phases = 1
     config.n_splits_total = m
     config.n_epochs_warmup = None

@@ -83,13 +83,24 @@ def get_config() -> ConfigDict:
     # Retraining.
     config.n_epochs_per_phase = 5  # epochs; integer >= 0
     config.retrain_schedule = "LLR"  # 'FT', 'LRW', 'SLR', 'CLR', 'LLR', 'ALLR'
+    config.retrain_batch_size = placeholder(int)  # images per step, of recalibration and soups, too; this and the
+    #   following: None: as in dense training
+    config.retrain_weight_decay = placeholder(float)  # >= 0; as the optimizer has it
+    config.retrain_momentum = placeholder(float)  # in [0, 1); likewise
+    config.retrain_use_amp = placeholder(bool)  # True: in bfloat16, recalibrated and scored so, too; False: in float32
 
-    # The members: m copies that differ in one hyperparameter.
+    # The members: m copies that differ in one hyperparameter, or in several.
     config.ensemble_by = "pruned_seed"  # 'pruned_seed': seed added to the run's; 'weight_decay';
     #   'retrain_length': epochs; 'retrain_schedule': peak learning rate of an LLR schedule
     config.n_splits_total = placeholder(int)  # m, where split_vals is not given; seeds are then 0 .. m-1
     config.split_vals = placeholder(tuple)  # all values, e.g. (0, 1, 2); m is their number
-    config.split_val = placeholder(float)  # 'IMP' alone: retrain the member with this value only
+    config.split_val = placeholder(float)  # 'IMP' alone: retrain the member with this value only; of those that follow,
+    #   the one with this number
+    config.members = placeholder(tuple)  # instead of ensemble_by: what each member has of its own, any of 'seed',
+    #   'weight_decay', 'retrain_length' and 'peak', e.g. [{"seed": 1, "weight_decay": 1e-4}, {"seed": 2}]
+    config.pool = placeholder(str)  # instead: ranges to draw n_splits_total members from, each of which has all that is
+    #   named, e.g. 'weight_decay:log(1e-5,1e-3), retrain_length:5..15': evenly in the logarithm, and evenly
+    config.pool_seed = placeholder(int)  # another one draws other members; integer >= 0; None: 0
 
     # The soup.
     config.ensemble_method = "UniformEnsembling"  # or 'GreedySoup'; None: no soup, plain IMP phase after phase;

@@ -1,7 +1,5 @@
 """Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
 
-import contextlib
-import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -10,8 +8,9 @@ from typing import Annotated, Any, Self, TypeVar
 import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssoup_jax import models, own, soups, variants
-from ssoup_jax.data import arrays, ood, sources, splits
+from ssoup_jax import models, own, pools, soups, variants
+from ssoup_jax.data import ood, sources
+from ssoup_jax.data.settings import DataSettings, Number
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
@@ -38,11 +37,6 @@ _OWN: dict[str, Callable[[str], object]] = {
     "ensemble_method": soups.named,
 }
 """Looks at what is named instead of a choice; `own.FORM` in the table above stands for it."""
-
-_DATA_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "layout": (*arrays.LAYOUTS, None),
-    "split": (*splits.SPLITS, None),
-}
 
 _STOP_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
@@ -72,6 +66,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "arch": models.check_arch,
     "loss": classify.loss_named,
     "dataset": sources.check_name,
+    "pool": pools.parse,
     "execution": names.check,
     "mesh": names.parse_mesh,
     "checkpoint_every": interval.parse,
@@ -89,58 +84,8 @@ Members = Annotated[int, Field(ge=1, le=500)]
 Epochs = Annotated[int, Field(ge=1, le=10**6)]
 EpochsOrZero = Annotated[int, Field(ge=0, le=10**6)]
 CountOrZero = Annotated[int, Field(ge=0)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 RunId = Annotated[int, Field(ge=0, lt=2**31)]
 Goal = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-
-
-class DataSettings(BaseModel):
-    """How the images of a data set are had; `configs/base.py` says what each setting means."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    download: bool
-    verify: bool
-    follow_links: bool
-    layout: str | None
-    n_classes: Annotated[int, Field(ge=2, le=arrays.MAX_CLASSES)] | None
-    split: str | None
-    n_train: Annotated[int, Field(ge=2)] | None
-    shrink: Annotated[int, Field(ge=2, le=64)] | None
-    on_device: bool | None
-    image_size: Annotated[int, Field(ge=8, le=1024)]
-    workers: Annotated[int, Field(ge=0, le=1024)] | None
-    skip_undecodable: bool
-    pad: Annotated[int, Field(ge=0, le=1024)] | None
-    flip: bool | None
-    rotate_degrees: Annotated[Number, Field(ge=0, le=180)] | None
-    mean: tuple[Number, ...] | None
-    std: tuple[Number, ...] | None
-
-    @field_validator(*_DATA_CHOICES, mode="before")
-    @classmethod
-    def _known(cls, value: Any, info) -> Any:
-        allowed = _DATA_CHOICES[info.field_name]
-        if value not in allowed:
-            raise unknown(f"data.{info.field_name}", value, map(str, allowed))
-        return value
-
-    @field_validator("mean", "std", mode="before")
-    @classmethod
-    def _numbers(cls, value: Any) -> Any:
-        """Takes a number, a list or text such as `0.5, 0.4` for a tuple."""
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                return tuple(float(part) for part in value.strip("()[] ").rstrip(",").split(","))
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return (value,)
-        return tuple(value) if isinstance(value, list) else value
-
-    def options(self) -> sources.Options:
-        """Returns what `sources.load` needs to know."""
-        return sources.Options(
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(sources.Options)}
-        )
 
 
 class StudySettings(BaseModel):
@@ -203,7 +148,14 @@ class Settings(BaseModel):
     prune_except: str | None
     n_epochs_per_phase: EpochsOrZero
     retrain_schedule: str
+    retrain_batch_size: Count | None
+    retrain_weight_decay: Annotated[Number, Field(ge=0)] | None
+    retrain_momentum: Annotated[Number, Field(ge=0, lt=1)] | None
+    retrain_use_amp: bool | None
     ensemble_by: str
+    members: tuple[dict[str, int | float], ...] | None
+    pool: str | None
+    pool_seed: Annotated[int, Field(ge=0, lt=2**31)] | None
     n_splits_total: Members | None
     split_vals: tuple[Any, ...] | None
     split_val: Number | None
@@ -241,6 +193,11 @@ class Settings(BaseModel):
     def _canonical_schedule(cls, value: str) -> str:
         return grammar.write(grammar.parse(value))
 
+    @field_validator("members", mode="before")
+    @classmethod
+    def _canonical_members(cls, value: Any) -> Any:
+        return None if value is None else variants.listed(value)
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.phase > self.n_phases:
@@ -253,39 +210,82 @@ class Settings(BaseModel):
             allowed = ", ".join((*soups.SOUPS, own.FORM))
             raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
         ood.parse(self.ood, self.dataset)
+        self._check_members()
         values = self.all_splits
         if self.split_val is not None:
             if self.strategy != "IMP":
                 raise SettingsError(f"split_val: found {self.split_val}; only strategy='IMP' retrains a single member")
             if self.selected_splits[0] not in values:
-                raise SettingsError(f"split_val: found {self.selected_splits[0]}; the members' split_vals are {values}")
+                called = "members' split_vals are" if self.listed is None else "members have the numbers"
+                raise SettingsError(f"split_val: found {self.selected_splits[0]}; the {called} {values}")
         self._check_history()
         return self
 
-    def _check_history(self) -> None:
-        members = [self.retraining_of(value) for value in self.all_splits]
-        longest = max((own["n_epochs"] for own in members if own["schedule"] == "LRW"), default=0)
-        if longest > self.n_epochs:
-            by_length = variants.VARIANTS[self.ensemble_by].sets == "n_epochs"
+    def _check_members(self) -> None:
+        given = {name: getattr(self, name) for name in ("members", "pool", "split_vals")}
+        given["ensemble_by"] = None if self.ensemble_by == "pruned_seed" else self.ensemble_by
+        first, *others = [name for name, value in given.items() if value is not None] or [None]
+        if first not in ("members", "pool"):
+            return
+        if others:
+            raise SettingsError(f"{first}: given together with {others[0]}={given[others[0]]!r}; allowed: one of them")
+        if self.pool is not None and self.n_splits_total is None:
+            raise SettingsError(f"n_splits_total: not given; pool={self.pool!r} needs to know how many members to draw")
+        if equal := variants.first_equal(map(self.retraining_of, self.all_splits)):
             raise SettingsError(
-                f"{'split_vals' if by_length else 'n_epochs_per_phase'}: found {longest}; retrain_schedule='LRW' "
+                f"{first}: members {equal[0]} and {equal[1]} are equal; every member needs something of its own"
+            )
+
+    def _check_history(self) -> None:
+        retrainings = [self.retraining_of(value) for value in self.all_splits]
+        longest = max((own["n_epochs"] for own in retrainings if own["schedule"] == "LRW"), default=0)
+        if longest > self.n_epochs:
+            where = "split_vals" if self.listed is None else "members" if self.pool is None else "pool"
+            by_length = any("retrain_length" in self.member(value) for value in self.all_splits)
+            raise SettingsError(
+                f"{where if by_length else 'n_epochs_per_phase'}: found {longest}; retrain_schedule='LRW' "
                 f"repeats the end of the dense history, and n_epochs={self.n_epochs} is all there is"
             )
 
+    def of_retraining(self, name: str) -> Any:
+        """Returns a setting of retraining; where it is not given, that of dense training, whose name it is."""
+        given = getattr(self, f"retrain_{name}")
+        return getattr(self, name) if given is None else given
+
     def retraining_of(self, split_val: int | float) -> dict[str, Any]:
-        """Returns what a member's retraining depends on, its value in the place of what `ensemble_by` names."""
+        """Returns what a member's retraining depends on, what it has of its own in the place of what is set for all."""
         base = {
             "seed": 0,
-            "weight_decay": self.weight_decay,
+            "weight_decay": self.of_retraining("weight_decay"),
             "n_epochs": self.n_epochs_per_phase,
             "schedule": self.retrain_schedule,
             "peak": None,
         }
-        return variants.apply(self.ensemble_by, split_val, base)
+        return variants.apply(self.member(split_val), base)
+
+    def member(self, split_val: int | float) -> variants.Own:
+        """Returns what a member has of its own, by what `all_splits` calls it."""
+        if self.listed is None:
+            return {variants.VARIANTS[self.ensemble_by].name: split_val}
+        return self.listed[split_val]
+
+    @property
+    def listed(self) -> tuple[variants.Own, ...] | None:
+        """What each member has of its own where they are listed or drawn; None: they differ by `ensemble_by`."""
+        return self.members if self.pool is None else pools.draw(self.pool, self.pool_seed or 0, self.n_splits_total)
+
+    @property
+    def differ_in(self) -> tuple[str, ...]:
+        """What members differ in: the name of `ensemble_by`, or those of what some of them have of their own."""
+        if self.listed is None:
+            return (self.ensemble_by,)
+        return tuple(dict.fromkeys(name for own in self.listed for name in own))
 
     @property
     def all_splits(self) -> tuple[int | float, ...]:
-        """The values of all members of a stage, complete and typed."""
+        """What the members of a stage are called: their values, complete and typed; numbers, where they are listed."""
+        if self.listed is not None:
+            return tuple(range(len(self.listed)))
         variant = variants.VARIANTS[self.ensemble_by]
         default, count = variant.own(self), self.n_splits_total
         if self.split_val is not None:
@@ -295,9 +295,11 @@ class Settings(BaseModel):
 
     @property
     def selected_splits(self) -> tuple[int | float, ...]:
-        """The values of the members that this launch retrains: all, or the one of `split_val`."""
+        """Which of `all_splits` this launch retrains: all, or the one of `split_val`."""
         if self.split_val is None:
             return self.all_splits
+        if self.listed is not None:
+            return (int(self.split_val) if self.split_val in self.all_splits else self.split_val,)
         return (variants.check("split_val", self.split_val, self.ensemble_by),)
 
     @property
@@ -317,9 +319,9 @@ class Settings(BaseModel):
         return {name: {"default": others[name], "value": own[name]} for name in own if own[name] != others[name]}
 
     def record(self) -> dict[str, Any]:
-        """Returns the settings as plain values for JSON, with the members' values complete."""
+        """Returns the settings as plain values for JSON, with the values of `ensemble_by` complete."""
         return self.model_dump(mode="json") | {
-            "split_vals": list(self.all_splits),
+            "split_vals": list(self.all_splits) if self.listed is None else None,
             "n_splits_total": len(self.all_splits),
         }
 

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import base, digits_sms
-from ssoup_jax import models
+from ssoup_jax import models, pools
 from ssoup_jax.config import DataSettings, Settings, StudySettings, make_settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
@@ -109,11 +109,17 @@ def test_one_schedule_has_one_spelling(written, canonical):
         ({"strategy": "IMP", "n_splits_total": 3, "split_val": 2}, (0, 1, 2), (2,)),
         ({"strategy": "IMP", "split_val": 2.0}, (2,), (2,)),
         ({"ensemble_by": "weight_decay", "weight_decay": 5e-4}, (5e-4,), (5e-4,)),
+        ({"ensemble_by": "weight_decay", "retrain_weight_decay": 5e-4}, (5e-4,), (5e-4,)),
         ({"ensemble_by": "retrain_length", "n_epochs_per_phase": 4}, (4,), (4,)),
         ({"ensemble_by": "retrain_length", "split_vals": (1, 10)}, (1, 10), (1, 10)),
         ({"ensemble_by": "retrain_schedule", "split_vals": (1, 0.5)}, (1.0, 0.5), (1.0, 0.5)),
         ({"strategy": "IMP", "ensemble_by": "retrain_schedule", "split_val": 0.5}, (0.5,), (0.5,)),
         ({"n_epochs_per_phase": 0}, (0,), (0,)),
+        ({"members": [{"seed": 5}, {"weight_decay": 0}]}, (0, 1), (0, 1)),
+        ({"members": [{"seed": 5}], "n_splits_total": 3}, (0,), (0,)),
+        ({"strategy": "IMP", "members": [{"seed": 5}, {}], "split_val": 1.0}, (0, 1), (1,)),
+        ({"pool": "weight_decay:log(1e-5,1e-3)", "n_splits_total": 3}, (0, 1, 2), (0, 1, 2)),
+        ({"strategy": "IMP", "pool": "seed:0..9", "n_splits_total": 3, "split_val": 2}, (0, 1, 2), (2,)),
         # LRW's history counts only where LRW is used, and its end is long enough.
         ({"retrain_schedule": "LRW", "n_epochs_per_phase": 10}, (0,), (0,)),
         ({"retrain_schedule": "LRW", "ensemble_by": "retrain_length", "split_vals": (10,)}, (10,), (10,)),
@@ -145,6 +151,12 @@ OUT_OF_RANGE = [
     ("momentum", (NAN, INF), ("finite",)),
     ("weight_decay", (-1e-4,), ("greater than or equal to 0",)),
     ("weight_decay", (NAN, INF), ("finite",)),
+    ("retrain_batch_size", (0, -1), ("greater than or equal to 1",)),
+    ("retrain_momentum", (1, 1.0, 1.5), ("less than 1",)),
+    ("retrain_momentum", (-0.1,), ("greater than or equal to 0",)),
+    ("retrain_weight_decay", (-1e-4,), ("greater than or equal to 0",)),
+    ("retrain_weight_decay", (NAN, INF), ("finite",)),
+    ("pool_seed", (-1, 2**31), ()),
     ("goal_sparsity", (1, 1.0, 90.0), ("less than 1",)),
     ("goal_sparsity", (0, 0.0, -0.1), ("greater than 0",)),
     ("goal_sparsity", (NAN, INF), ("finite",)),
@@ -161,11 +173,15 @@ WRONG_TYPE = [
         ("5", 1.5, True, None),
         "integer",
     ),
-    (("n_epochs_warmup", "n_splits_total"), ("5", 1.5, True, (5,)), "integer"),
+    (("n_epochs_warmup", "n_splits_total", "retrain_batch_size"), ("5", 1.5, True, (5,)), "integer"),
     (("momentum", "weight_decay", "goal_sparsity"), ("0.5", True, None, (0.5,)), "number"),
-    (("bn_recalibration_frac", "split_val"), ("0.5", True, (0.5,)), "number"),
+    (
+        ("bn_recalibration_frac", "split_val", "retrain_weight_decay", "retrain_momentum"),
+        ("0.5", True, (0.5,)),
+        "number",
+    ),
     (("use_amp", "remat"), ("yes", 1, 0.0, None), "boolean"),
-    (("evaluate_train",), ("yes", 1, 0.0), "boolean"),
+    (("evaluate_train", "retrain_use_amp"), ("yes", 1, 0.0), "boolean"),
     (("arch", "dataset"), (3, None, ["x"]), "string"),
     (
         ("data_dir", "init_from", "ood", "prune_only", "prune_except", "checkpoint_every", "stop_signals", "loss"),
@@ -344,6 +360,35 @@ def test_malformed_schedules_show_their_grammar(value, expected):
             {"strategy": "Ensemble", "ensemble_method": None},
             "ensemble_method: found None; strategy='Ensemble' needs one",
         ),
+        ({"members": [{}], "pool": "seed:0..9"}, "members: given together with pool='seed:0..9'; allowed: one of them"),
+        ({"members": [{}], "split_vals": (0,)}, "members: given together with split_vals=(0,); allowed: one of them"),
+        ({"members": [{}], "ensemble_by": "weight_decay"}, "members: given together with ensemble_by='weight_decay'; "),
+        ({"pool": "seed:0..9", "split_vals": (0,)}, "pool: given together with split_vals=(0,); allowed: one of them"),
+        ({"pool": "seed:0..9"}, "n_splits_total: not given; pool='seed:0..9' needs to know how many members to draw"),
+        ({"pool": "seed:0..1", "n_splits_total": 3}, "pool: found 'seed:0..1', which has no more than 2 members"),
+        ({"pool": "seed:3", "n_splits_total": 3}, "pool: found seed:3; allowed: LOW..HIGH or log(LOW,HIGH)"),
+        (
+            {"members": [{}, {"seed": 1}, {"seed": 0}]},
+            "members: members 0 and 2 are equal; every member needs something",
+        ),
+        ({"members": [{"weight_decay": 1e-4}, {}]}, "members: members 0 and 1 are equal"),
+        ({"members": ()}, "members: found (); allowed: a list with what each member has, such as"),
+        (
+            {"strategy": "IMP", "members": [{}, {"seed": 1}], "split_val": 2},
+            "split_val: found 2.0; the members have the numbers (0, 1)",
+        ),
+        (
+            {"retrain_schedule": "LRW", "members": [{"retrain_length": 11}, {}]},
+            "members: found 11; retrain_schedule='LRW' repeats the end of the dense history, and n_epochs=10",
+        ),
+        (
+            {"retrain_schedule": "LRW", "pool": "retrain_length:11..11, seed:0..9", "n_splits_total": 2},
+            "pool: found 11; retrain_schedule='LRW' repeats",
+        ),
+        (
+            {"retrain_schedule": "LRW", "members": [{"seed": 1}], "n_epochs_per_phase": 11},
+            "n_epochs_per_phase: found 11; retrain_schedule='LRW' repeats",
+        ),
         (
             {"retrain_schedule": "LRW", "n_epochs_per_phase": 11},
             "n_epochs_per_phase: found 11; retrain_schedule='LRW' repeats the end of the dense history, and n_epochs=",
@@ -455,6 +500,10 @@ def from_command_line(*overrides, config="base"):
         ("goal_sparsity=.98", 0.98),
         ("weight_decay=0", 0.0),
         ("use_amp=true", True),
+        ("retrain_use_amp=true", True),
+        ("retrain_batch_size=32", 32),
+        ("retrain_weight_decay=0", 0.0),
+        ("retrain_momentum=0.5", 0.5),
         ("learning_rate=(Cosine, 0.2)", "(Cosine, 0.2)"),
         ("run_id=7", 7),
         ("ood=None", None),
@@ -505,6 +554,33 @@ def test_members_on_the_command_line(overrides, members, selected):
     found = from_command_line(*overrides)
     assert (found.all_splits, found.selected_splits) == (members, selected)
     assert [type(value) for value in found.selected_splits] == [type(value) for value in selected]
+
+
+@loads_a_file
+@pytest.mark.parametrize(
+    "text",
+    ['[{"seed": 1, "weight_decay": 1e-3}, {"peak": 0.5}]', '{"seed":1,"weight_decay":1e-3},{"retrain_schedule":0.5}'],
+)
+def test_members_that_differ_in_several_things_on_the_command_line(text):
+    found = from_command_line(f"members={text}", config="digits_sms")
+    assert found.members == found.listed == ({"seed": 1, "weight_decay": 1e-3}, {"peak": 0.5})
+    assert from_command_line("members=None").members is None
+    assert from_command_line("pool=seed:0..9", "pool_seed=3", "n_splits_total=2").listed == pools.draw(
+        "seed:0..9", 3, 2
+    )
+
+
+def test_a_record_makes_the_same_settings_again():
+    for changes in (
+        {},
+        {"n_splits_total": 3},
+        {"members": [{"seed": 5}, {}]},
+        {"pool": "seed:0..9", "n_splits_total": 2},
+    ):
+        found = settings(**changes)
+        again = make_settings(json.loads(json.dumps(found.record())))
+        assert again.record() == found.record()
+        assert list(map(again.retraining_of, again.all_splits)) == list(map(found.retraining_of, found.all_splits))
 
 
 @loads_a_file

@@ -18,14 +18,14 @@ FLOORS = (
     {"identity", "keys", "trees"},
     {"own", "pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
-    {"interop", "metrics", "report", "stack"},
+    {"interop", "metrics", "pools", "report", "stack"},
     {"training"},
     {"config"},
     {"experiment"},
     {"library", "studies"},
     {"commands"},
 )
-DOORS = {PACKAGE, f"{PACKAGE}.inspect"}  # and every `__main__`
+DOORS = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("barriers", "inspect"))}  # and every `__main__`
 
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.glob(f"{PACKAGE}/**/*.py")}
 

@@ -66,6 +66,14 @@ def test_the_same_line_again_only_reports(first):
         (["--config", "configs/digits_sms.py", "--wrkdir=x"], "workdir"),
         (["--config", "configs/digits_sms.py", "extra"], "extra"),
         (["--config", "configs/digits_sms.py", "--config.arch=ResNet21"], "arch: unknown value 'ResNet21'"),
+        (
+            ["--config", "configs/digits_sms.py", '--config.members=[{"seed": 1]'],
+            "members: found '[{\"seed\": 1]'; allowed: a list",
+        ),
+        (
+            ["--config", "configs/digits_sms.py", '--config.members=[{"seed": -1}]'],
+            "members: found seed=-1 in member 0; it is",
+        ),
         (["--config", "configs/digits_sms.py", "--workdir", "README.md"], "workdir: cannot write to README.md"),
     ],
 )

@@ -1,6 +1,7 @@
 """The members' values."""
 
 import ast
+import json
 import math
 
 import pytest
@@ -121,7 +122,7 @@ BASE = {"seed": 0, "weight_decay": 1e-4, "n_epochs": 5, "schedule": "ALLR", "pea
 )
 def test_a_value_takes_the_place_of_one_hyperparameter(ensemble_by, split_val, changed):
     before = dict(BASE)
-    assert variants.apply(ensemble_by, split_val, BASE) == BASE | changed
+    assert variants.apply({variants.VARIANTS[ensemble_by].name: split_val}, BASE) == BASE | changed
     assert before == BASE
 
 
@@ -131,6 +132,7 @@ def test_each_variant_allows_its_own_example_and_says_what_it_is(ensemble_by):
     values = ast.literal_eval(variant.example)
     assert variants.complete(ensemble_by, values, None, None) == values
     assert all(type(value) is variant.type for value in values)
+    assert variants.listed([{variant.name: values[0]}]) == variants.listed([{ensemble_by: values[0]}])
     assert variant.sets in BASE
     assert variant.implies.keys() <= BASE.keys()
 
@@ -144,3 +146,67 @@ def test_settings_read_every_row_of_the_table(ensemble_by):
     for value in values:
         member = settings.retraining_of(value)
         assert member.items() >= {variant.sets: value, **variant.implies}.items()
+
+
+def test_values_take_the_places_of_several_hyperparameters():
+    own = {"seed": 3, "peak": 0.05, "retrain_length": 7}
+    assert variants.apply(own, BASE) == BASE | {"seed": 3, "n_epochs": 7, "peak": 0.05, "schedule": "LLR"}
+    assert variants.apply({}, BASE) == BASE
+
+
+TWO = ({"seed": 1, "weight_decay": 0}, {"retrain_length": 7.0, "retrain_schedule": 1})
+CANONICAL = ({"seed": 1, "weight_decay": 0.0}, {"retrain_length": 7, "peak": 1.0})
+
+
+@pytest.mark.parametrize("value", [TWO, list(TWO), (list(TWO),), json.dumps(TWO), (json.dumps(TWO),)])
+def test_members_are_listed_in_many_ways(value):
+    found = variants.listed(value)
+    assert found == CANONICAL
+    assert [list(map(type, own.values())) for own in found] == [[int, float], [int, float]]
+    assert variants.listed(found) == found
+
+
+def test_a_member_may_be_alone_or_have_nothing_of_its_own():
+    assert variants.listed(({"seed": 1},)) == variants.listed([{"pruned_seed": 1}]) == ({"seed": 1},)
+    assert variants.listed([{}]) == ({},)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ((), "found (); allowed: a list with what each member has, such as [{"),
+        ([], "found []; allowed: a list"),
+        ("[]", "found []; allowed: a list"),
+        ("[{", "found '[{'; allowed: a list"),
+        (("{seed: 1}",), "found '{seed: 1}'; allowed: a list"),
+        ([{"seed": 1}, 2], "found [{'seed': 1}, 2]; allowed: a list"),
+        (5, "found 5; allowed: a list"),
+        ({"seed": 1}, "found {'seed': 1}; allowed: a list"),
+        (
+            [{"seed": 1}, {"sed": 2}],
+            "member 1: unknown value 'sed'; allowed: seed, weight_decay, retrain_length, peak; did",
+        ),
+        ([{3: 2}], "member 0: unknown value 3; allowed: seed, "),
+        ([{"seed": -1}], "found seed=-1 in member 0; it is a whole number from 0, added to the run's seed"),
+        ([{}, {"weight_decay": "1e-4"}], "found weight_decay='1e-4' in member 1; it is a weight decay, 0 or more"),
+        ([{"peak": True}], "found peak=True in member 0; it is a positive peak learning rate"),
+        ([{"retrain_length": math.nan}], "found retrain_length=nan in member 0; it is a whole number of epochs"),
+        ([{"seed": 1, "pruned_seed": 1}], "found seed twice in member 0, once as pruned_seed"),
+    ],
+)
+def test_members_that_cannot_be(value, expected):
+    with pytest.raises(SettingsError) as error:
+        variants.listed(value)
+    assert str(error.value).startswith(f"members: {expected}")
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_members_that_are_equal_are_found():
+    assert variants.first_equal([{"a": 1}, {"a": 2}, {"a": 1}, {"a": 2}]) == (0, 2)
+    assert variants.first_equal([{"a": 1}, {"a": 2}]) is None
+    assert variants.first_equal(iter([])) is None
+
+
+def test_members_are_said_in_one_line():
+    own = ({"seed": 1, "weight_decay": 1e-4}, {}, {"peak": 0.5})
+    assert variants.line(own) == "members: 0: seed 1, weight_decay 0.0001; 1: as the settings say; 2: peak 0.5"

@@ -1,5 +1,7 @@
 """What every stage of an experiment works with; none of it changes a result by more than rounding."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,8 +29,9 @@ class Context:
     """What every stage of an experiment works with.
 
     Attributes:
-        classifier: the network, and how it sees images.
-        description: names what its speed depends on.
+        classifiers: the network, and how it sees images, by whether it computes in bfloat16: those that are wanted.
+        use_amp: which of them is meant.
+        network: names what speed depends on besides.
         feed: has the images and labels of every split.
         classes: the names of the classes, in the order of their numbers; None: they have none.
         execution: the setting: which executor, or how one is chosen.
@@ -40,8 +43,9 @@ class Context:
         imported: the dense model that `init_from` names; None: it is trained.
     """
 
-    classifier: Classifier
-    description: str
+    classifiers: Mapping[bool, Classifier]
+    use_amp: bool
+    network: str
     feed: Feed
     classes: tuple[str, ...] | None
     execution: str
@@ -55,6 +59,20 @@ class Context:
     def task(self, optimizer: str | None = None, loss: str | None = None) -> Task:
         """Returns what is trained, with the optimizer and the loss of those names; None: SGD, cross-entropy."""
         return classify.task(self.classifier, named(optimizer or "SGD"), classify.loss_named(loss))
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network, and how it sees images."""
+        return self.classifiers[self.use_amp]
+
+    @property
+    def description(self) -> str:
+        """Names what speed depends on."""
+        return f"{self.network}, {'bfloat16' if self.use_amp else 'float32'}"
+
+    def in_precision(self, use_amp: bool) -> "Context":
+        """Returns what a stage works with that is computed in bfloat16, or in float32."""
+        return self if use_amp == self.use_amp else dataclasses.replace(self, use_amp=use_amp)
 
     def executor(self, m: int, batch_size: int) -> str:
         """Returns the full name of the executor for m members, as far as a rule can tell."""

@@ -99,7 +99,7 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
     with context.console.stage("out of distribution", total) as update:
         done = 0
         for finished, missing in todo:
-            like = artifacts.like(context.like)
+            own, like = context.in_precision(finished[0].use_amp), artifacts.like(context.like)
             names = [stage.name for stage in finished]
             loaded = [artifacts.from_tree(*store.load(name, like), store.path(name)) for name in names]
             variables = trees.stack([artifact.variables for artifact in loaded])
@@ -107,8 +107,8 @@ def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption
             for corruption in missing:
                 feed = wanted[corruption]()
                 execution = context.executor(len(finished), BLOCK_SIZE)
-                own = score(context.classifier, feed, variables, SPLIT, execution)
-                for scores, one in zip(found, own, strict=True):
+                each = score(own.classifier, feed, variables, SPLIT, execution)
+                for scores, one in zip(found, each, strict=True):
                     scores[str(corruption)] = one
                 done += 1
                 update(done, {"corruption": str(corruption), "accuracy": _accuracies(found, corruption)})

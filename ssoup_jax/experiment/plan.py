@@ -19,6 +19,9 @@ DOES_NOT_CHANGE_RESULTS = {
     "data": "the data's fingerprint is in the spec",
     "ensemble_by": "each member's own values are in its spec",
     "split_vals": "each member's own values are in its spec",
+    "members": "each member's own values are in its spec",
+    "pool": "each member's own values are in its spec",
+    "pool_seed": "each member's own values are in its spec",
     "n_splits_total": "each member's own values are in its spec",
     "n_phases": "the amount that a phase prunes is in its spec",
     "ood": "evaluated beside the artifacts",
@@ -151,13 +154,14 @@ def _retrain(settings: Settings, phase: int, amount: float, split_val: int | flo
         goal_sparsity=settings.goal_sparsity,
         selector=spell("pruning_selector", settings.pruning_selector),
         retraining=Retraining(**settings.retraining_of(split_val)),
-        batch_size=settings.batch_size,
-        momentum=settings.momentum,
+        batch_size=settings.of_retraining("batch_size"),
+        momentum=settings.of_retraining("momentum"),
         recalibration=_recalibration(settings),
         prune_only=settings.prune_only,
         prune_except=settings.prune_except,
         optimizer=None if settings.optimizer == "SGD" else spell("optimizer", settings.optimizer),
         loss=_loss(settings),
+        use_amp=None if settings.retrain_use_amp == settings.use_amp else settings.retrain_use_amp,
     )
 
 
@@ -165,7 +169,7 @@ def _soup(settings: Settings) -> Soup:
     return Soup(
         method=spell("ensemble_method", settings.ensemble_method),
         metric=settings.greedy_metric if soups.named(settings.ensemble_method).by_score else None,
-        batch_size=settings.batch_size,
+        batch_size=settings.of_retraining("batch_size"),
         goal_sparsity=settings.goal_sparsity,
         recalibration=_recalibration(settings),
     )

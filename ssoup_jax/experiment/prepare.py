@@ -45,19 +45,20 @@ def prepare(
             batch not the training split.
     """
     n_train = len(dataset.train.labels)
-    if settings.batch_size > n_train:
-        raise SettingsError(f"batch_size: found {settings.batch_size}; the training split has only {n_train} images")
-    dtype = jnp.bfloat16 if settings.use_amp else jnp.float32
-    model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
-    classifier = Classifier(model, dataset.transform, dataset.image_shape)
+    for name, found in _batch_sizes(settings).items():
+        if found > n_train:
+            raise SettingsError(f"{name}: found {found}; the training split has only {n_train} images")
+    classifiers = _classifiers(settings, dataset)
+    classifier = classifiers[settings.use_amp]
     _try_out(settings, classifier)
     given = None if settings.init_from is None else imported.read(settings, classifier, dataset.split)
     feed = _feed(settings, dataset, console, pod)
     shape = "x".join(map(str, dataset.image_shape))
     by = "" if settings.optimizer == "SGD" else f", {settings.optimizer}"
     context = Context(
-        classifier=classifier,
-        description=f"{settings.arch} on {shape}, {jnp.dtype(dtype).name}{', remat' * settings.remat}{by}",
+        classifiers=classifiers,
+        use_amp=settings.use_amp,
+        network=f"{settings.arch} on {shape}{', remat' * settings.remat}{by}",
         feed=feed,
         classes=dataset.classes,
         execution=settings.execution,
@@ -70,6 +71,27 @@ def prepare(
     )
     masks.restrict(masks.full_mask(context.like.params), settings.prune_only, settings.prune_except)
     return context
+
+
+def _batch_sizes(settings: Settings) -> dict[str, int]:
+    """Returns the sizes of all batches by their settings."""
+    sizes = {name: getattr(settings, name) for name in ("batch_size", "retrain_batch_size")}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _classifiers(settings: Settings, dataset: Dataset) -> dict[bool, Classifier]:
+    """Makes the network in every precision that is wanted, by `use_amp`."""
+
+    def make(use_amp: bool) -> Classifier:
+        dtype = jnp.bfloat16 if use_amp else jnp.float32
+        model = models.build(settings.arch, dataset.n_classes, dataset.image_shape, dtype=dtype, remat=settings.remat)
+        return Classifier(model, dataset.transform, dataset.image_shape)
+
+    found, retrained = {settings.use_amp: make(settings.use_amp)}, settings.of_retraining("use_amp")
+    try:
+        return found | {retrained: found.get(retrained) or make(retrained)}
+    except SettingsError as error:  # a network of one's own may know one precision only
+        raise SettingsError(f"retrain_{error}") from None
 
 
 def _try_out(settings: Settings, classifier: Classifier) -> None:
@@ -107,7 +129,8 @@ def _mesh(settings: Settings, can_be_cut: bool) -> names.Shape | None:
             f"{'runs on one device' if named.mesh is None else 'names another'}; allowed with it: 'shard:{named.name}'"
         )
     for asked in {mesh, named and named.mesh} - {None}:
-        names.check_mesh(asked, len(jax.devices()), settings.batch_size if can_be_cut else None)
+        for name, size in _batch_sizes(settings).items():
+            names.check_mesh(asked, len(jax.devices()), size if can_be_cut else None, name)
     return mesh
 
 
@@ -125,7 +148,7 @@ def _feed(settings: Settings, dataset: Dataset, console: Console, pod: Pod) -> F
         )
     if n_bytes is not None and (wanted or (wanted is None and memory.data_fits(n_bytes, free))):
         return resident(dataset)
-    image_bytes = math.prod(dataset.image_shape) * settings.batch_size
+    image_bytes = math.prod(dataset.image_shape) * max(_batch_sizes(settings).values())
     workers = (os.cpu_count() or 1) if settings.data.workers is None else settings.data.workers
     size = "images of different sizes" if n_bytes is None else f"{n_bytes / 1e9:.2f} GB of images"
     console.line(f"data: {size} are streamed to the device by {workers} threads")

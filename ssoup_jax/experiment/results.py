@@ -57,7 +57,7 @@ def report(
     workdir = store.workdir
     found = summarise(settings, plan, store, corruptions, pod)
     found |= to_json({"data": data, "changed": None if defaults is None else settings.changed(defaults)})
-    folder = workdir.experiment(_digest(plan))
+    folder = workdir.experiment(digest(plan))
     json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, workdir.summary))
     looks = {PLOT: (_plot, workdir.plot), PAGE: (functools.partial(_page, workdir), workdir.page)}
     problems = {
@@ -113,7 +113,7 @@ def summarise(
     def model(stage: Stage) -> dict[str, Any]:
         """Lifts a model's metrics to the top of its record: `{"test": {...}, "val": {...}, ...}`."""
         record = store.record(stage.name)
-        hidden = ("metrics", "candidates", "selected", "stage")
+        hidden = ("metrics", "candidates", "selected", "stage", "called")
         found = record["metrics"] | {name: value for name, value in record.items() if name not in hidden}
         found["artifact"] = stage.name
         if corruptions:
@@ -125,7 +125,11 @@ def summarise(
     phases = []
     for index, members in enumerate(plan.candidates):
         # An artifact is named by what it is; what this experiment calls the member is the plan's to say.
-        candidates = [model(stage) | {"split_val": stage.label} for stage in members if store.has(stage.name)]
+        candidates = [
+            model(stage) | {"split_val": stage.label, "member": settings.member(stage.label)}
+            for stage in members
+            if store.has(stage.name)
+        ]
         if candidates:
             phases.append(_phase(index + 1, candidates, plan.soups[index : index + 1], store, model))
     return to_json(
@@ -192,14 +196,18 @@ def _phase(
     }
     for stage in soups:
         if store.has(stage.name):
-            record = store.record(stage.name)
-            chosen = [one for one in candidates if one["split_val"] in record["ingredients"]]
+            record, called = store.record(stage.name), [parent.label for parent in stage.parents]
+            # The soup may have been made by an experiment that calls its members otherwise.
+            now = dict(zip(record.get("called", called), called, strict=True))
+            ingredients = [now.get(label, label) for label in record["ingredients"]]
+            chosen = [one for one in candidates if one["split_val"] in ingredients]
             mean, best = summary.mean_and_max(chosen)
-            found |= {"soup": model(stage), **record["candidates"]}
+            found |= {"soup": model(stage) | {"ingredients": ingredients}, **record["candidates"]}
             found["selected"] = record["selected"] | {"candidates_mean": mean, "candidates_max": best}
     return found
 
 
-def _digest(plan: Plan) -> str:
+def digest(plan: Plan) -> str:
+    """Returns what the folder of an experiment is called."""
     stages = [plan.dense, *(stage for members in plan.candidates for stage in members), *plan.soups]
     return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]

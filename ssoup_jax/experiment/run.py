@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from ssoup_jax import variants
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
@@ -57,13 +58,14 @@ def run(
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
-    plan = _plan(settings, dataset.fingerprint, context.imported)
+    plan = plan_of(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line, pod=pod)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     imported_notes = context.imported.notes if context.imported else ()
-    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
+    members = () if settings.listed is None else (variants.line(settings.listed),)
+    for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes, *members):
         console.line(note)
     for group in groups(plan.wanted):
         title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
@@ -87,7 +89,8 @@ def run(
     return found
 
 
-def _plan(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+def plan_of(settings: Settings, fingerprint: str, given: Import | None) -> Plan:
+    """Lays out an experiment, see `make_plan`, whose dense model may come from a file."""
     if given is None:
         return make_plan(settings, fingerprint)
     return make_plan(settings, fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)

@@ -117,6 +117,7 @@ class Retrain:
             of those that are left; None: of those that are left.
         optimizer: its name; None: SGD.
         loss: name of one's own; None: softmax cross-entropy.
+        use_amp: whether it is computed in bfloat16, where the dense model is not, or the other way; None: as that is.
     """
 
     kind: ClassVar[str] = "IMP"
@@ -135,6 +136,7 @@ class Retrain:
     again: bool | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     optimizer: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
     loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    use_amp: bool | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,13 @@ class Stage:
     def dense(self) -> DenseHistory:
         """The spec of the dense model that it comes from."""
         return self.parents[0].dense if self.parents else self.spec
+
+    @property
+    def use_amp(self) -> bool:
+        """Whether it is computed in bfloat16."""
+        if isinstance(self.spec, Soup | Average):
+            return self.parents[0].use_amp
+        return self.dense.use_amp if self.spec.use_amp is None else self.spec.use_amp
 
     @cached_property
     def digest(self) -> str:

@@ -146,7 +146,8 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     """
     spec: Soup = stage.spec
     # A candidate may have been trained under another name; what this experiment calls it is the plan's to say.
-    candidates, labels = healthy(context, stage.title, candidates, [parent.label for parent in stage.parents])
+    called = [parent.label for parent in stage.parents]
+    candidates, labels = healthy(context, stage.title, candidates, called)
     mask, stack = _gathered(context, spec, candidates)
     keys = key(stage.run_id, "Ensemble", stage.phase, "recalibrate")[None]
 
@@ -184,7 +185,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     return Artifact(
         own,
         mask,
-        {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients]}
+        {"stage": "Ensemble", "phase": stage.phase, "ingredients": [labels[i] for i in ingredients], "called": called}
         | {**record, "greedy": selection, **shares, "candidates": every, "selected": selected},
     )
 
@@ -246,13 +247,15 @@ def _fraction_pruned(spec: Retrain, before: PyTree, after: PyTree) -> float:
 
 def _learning_rates(context: Context, stage: Stage, pruned: dict[str, Any], fraction: float) -> np.ndarray:
     own, history = stage.spec.retraining, context.history(stage.dense)
-    n_steps = own.n_epochs * context.steps_per_epoch(stage.spec.batch_size)
+    per_epoch = context.steps_per_epoch(stage.spec.batch_size)
+    n_steps = own.n_epochs * per_epoch
     if own.peak is not None:
         return retraining_schedules.learning_rates_to_peak(own.peak, n_steps)
     return retraining_schedules.learning_rates(
         own.schedule,
         history,
         n_steps,
+        n_dense_steps=stage.dense.n_epochs * per_epoch,
         relative_norm_drop=pruned["relative_norm_drop"],
         fraction_pruned=fraction,
     )

@@ -70,7 +70,7 @@ def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *
 
 
 def _run_group(context: Context, store: Store, group: list[Stage], manner: Manner) -> None:
-    names = [stage.name for stage in group]
+    names, context = [stage.name for stage in group], context.in_precision(group[0].use_amp)
     work = Work(
         stages=names,
         folders=[store.begin(name) for name in names],

@@ -116,10 +116,19 @@ def _reduce(values: Iterable[float | None], reduce: Callable[[list], float]) -> 
 def title(summary: Summary) -> str:
     """Names the experiment in one line: `'cifar10, ResNet18, m = 3 by pruned_seed'`; empty without settings."""
     settings = summary.get("settings") or {}
-    m, by = settings.get("n_splits_total"), settings.get("ensemble_by")
+    m, by = settings.get("n_splits_total"), _differ_in(summary)
     members = None if m is None else f"m = {m}" + (f" by {by}" if by and m > 1 else "")
     parts = (_short(str(settings.get("dataset") or "")), settings.get("arch"), members)
     return printable(", ".join(str(part) for part in parts if part))
+
+
+def _differ_in(summary: Summary) -> str | None:
+    """Says what the members differ in."""
+    settings = summary.get("settings") or {}
+    if not settings.get("members") and not settings.get("pool"):
+        return settings.get("ensemble_by")
+    own = [candidate.get("member") or {} for phase in summary.get("phases") or () for candidate in phase["candidates"]]
+    return ", ".join(dict.fromkeys(name for one in own for name in one))
 
 
 def _short(name: str) -> str:

@@ -46,6 +46,7 @@ def learning_rates(
     history: DenseHistory,
     n_steps: int,
     *,
+    n_dense_steps: int | None = None,
     relative_norm_drop: float | None = None,
     fraction_pruned: float | None = None,
 ) -> np.ndarray:
@@ -57,10 +58,14 @@ def learning_rates(
     by max(relative norm drop / sqrt(fraction pruned), retraining steps / dense steps), at most 1
     (Zimmer et al., 2023, arXiv 2111.00843).
 
+    Where an epoch of retraining has another number of steps, as with batches of another size, LRW repeats the rates of
+    the same share of dense training, and ALLR compares epochs.
+
     Args:
         name: one of `NAMES`.
         history: the rates of dense training.
         n_steps: optimiser steps of retraining; 0 gives an empty array.
+        n_dense_steps: how many steps dense training would take at the retraining's pace; None: as many as it took.
         relative_norm_drop: by how much this phase's pruning shrank the norm of all parameters, relative to the norm
             before; only for ALLR.
         fraction_pruned: share of the weights left that this phase pruned, above 0 and at most 1; only for ALLR.
@@ -74,11 +79,12 @@ def learning_rates(
     """
     if name not in NAMES:
         raise unknown("retrain_schedule", name, NAMES)
+    n_dense = len(history.rates) if n_dense_steps is None else n_dense_steps
     match name:
         case "FT":
             return np.full(n_steps, history.floor)
         case "LRW":
-            return _last_rates(history, n_steps)
+            return _last_rates(history, n_steps, n_dense)
         case "SLR":
             return _warmed_up(history.peak, n_steps, lambda step, n_left: _resampled(history, step, n_left))
         case "CLR":
@@ -87,7 +93,7 @@ def learning_rates(
         case "LLR":
             return _linear(history.peak, n_steps)
         case "ALLR":
-            share = n_steps / len(history.rates)
+            share = n_steps / n_dense
             scale = min(max(_norm_drop_scale(relative_norm_drop, fraction_pruned), share), 1.0)
             return _linear(history.peak * scale, n_steps)
 
@@ -116,14 +122,14 @@ def _linear(peak: float, n_steps: int) -> np.ndarray:
     return _warmed_up(peak, n_steps, lambda step, n_left: peak * (1 - step / n_left))
 
 
-def _last_rates(history: DenseHistory, n_steps: int) -> np.ndarray:
-    n_dense = len(history.rates)
+def _last_rates(history: DenseHistory, n_steps: int, n_dense: int) -> np.ndarray:
     if n_steps > n_dense:
         raise SettingsError(
             f"retrain_schedule: LRW repeats the last steps of dense training, found {n_steps} steps of retraining, "
             f"allowed: at most the {n_dense} of dense training (n_epochs_per_phase up to n_epochs)"
         )
-    return np.array(history.rates[n_dense - n_steps :], dtype=np.float64)
+    rates = np.array(history.rates, dtype=np.float64)
+    return rates[np.arange(n_dense - n_steps, n_dense) * len(rates) // n_dense]
 
 
 def _resampled(history: DenseHistory, step: np.ndarray, n_left: int) -> np.ndarray:

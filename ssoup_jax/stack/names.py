@@ -118,13 +118,14 @@ def mesh_for(n_devices: int, m: int, batch_size: int | None) -> Shape:
     return min(even, key=lambda shape: (-(-m // shape[0]) * shape[0], shape[1]))
 
 
-def check_mesh(mesh: Shape, n_devices: int, batch_size: int | None) -> None:
+def check_mesh(mesh: Shape, n_devices: int, batch_size: int | None, setting: str = "batch_size") -> None:
     """Checks a mesh that is asked for.
 
     Args:
         mesh: the setting.
         n_devices: see `mesh_for`.
         batch_size: of training, see `mesh_for`.
+        setting: that gave the batch's size, for the error.
 
     Raises:
         SettingsError: it does not have as many devices, or cuts a batch into unequal parts.
@@ -141,7 +142,7 @@ def check_mesh(mesh: Shape, n_devices: int, batch_size: int | None) -> None:
         nearest = max(1, round(batch_size / cut)) * cut
         raise SettingsError(
             f"mesh: {spell(mesh)!r} cuts a batch of {batch_size} into {cut} unequal parts; "
-            f"the nearest batch_size that it divides is {nearest}"
+            f"the nearest {setting} that it divides is {nearest}"
         )
 
 

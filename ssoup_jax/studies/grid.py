@@ -12,7 +12,15 @@ from ssoup_jax.experiment.plan import DOES_NOT_CHANGE_RESULTS
 from ssoup_jax.studies.methods import METHODS, Row
 
 _OF_THE_STUDY = {"run_id": "study.runs", "goal_sparsity": "study.goals", "ensemble_method": "study.methods"}
-_ONE_FOR_ALL = {"arch", "loss", "use_amp", "optimizer", "init_from", "init_mask"}  # the network is made once
+_ONE_FOR_ALL = {
+    "arch",
+    "loss",
+    "use_amp",
+    "retrain_use_amp",
+    "optimizer",
+    "init_from",
+    "init_mask",
+}  # the network is made once
 _FIXED = {*DOES_NOT_CHANGE_RESULTS, *_OF_THE_STUDY, *_ONE_FOR_ALL}
 VARIED = tuple(sorted({*Settings.model_fields} - _FIXED | {"n_phases"}))
 """The settings that `study.vary` may name."""

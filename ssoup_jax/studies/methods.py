@@ -150,19 +150,20 @@ def _average(settings: Settings, m: int | None, plan_of: PlanOf) -> Stage:
 
 
 def _members(settings: Settings, m: int) -> dict[str, Any]:
-    """The first m members; of values that are given, those."""
-    if settings.split_vals is None:
+    """The first m members; of those that are given, these."""
+    name = "split_vals" if settings.members is None else "members"
+    given = getattr(settings, name)
+    if given is None:
         return {"n_splits_total": m}
-    given = settings.all_splits
     if m > len(given):
-        raise SettingsError(f"study.members: found {m}; split_vals has {len(given)} values")
-    return {"split_vals": given[:m], "n_splits_total": m}
+        raise SettingsError(f"study.members: found {m}; {name} has {len(given)}")
+    return {name: given[:m], "n_splits_total": m}
 
 
 def _alone(settings: Settings, **changes: Any) -> Settings:
     """One model by the settings alone, without soups."""
-    alone = {"ensemble_method": None, "ensemble_by": "pruned_seed", "split_vals": None, "n_splits_total": 1}
-    return _with(settings, **alone, **changes)
+    by_default = {"ensemble_by": "pruned_seed", "split_vals": None, "members": None, "pool": None, "n_splits_total": 1}
+    return _with(settings, ensemble_method=None, **by_default, **changes)
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:

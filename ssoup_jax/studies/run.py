@@ -100,7 +100,7 @@ def _describe(settings: Settings, dataset: Dataset) -> str:
         f"{dataset.describe()}. Dense: {settings.n_epochs} epochs, batch {settings.batch_size}, "
         f"{settings.learning_rate}, weight decay {settings.weight_decay:g}. {settings.n_phases} phases of "
         f"{settings.n_epochs_per_phase} epochs each, {settings.retrain_schedule}; members differ in "
-        f"{settings.ensemble_by}."
+        f"{', '.join(settings.differ_in)}."
     )
 
 

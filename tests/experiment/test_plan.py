@@ -59,8 +59,22 @@ REDONE = [
     ({"momentum": 0.8}, ALL),
     ({"weight_decay": 0.0}, ALL),
     ({"prune_only": "fc1/*"}, ALL[1:]),
+    ({"retrain_batch_size": 32}, ALL[1:]),
+    ({"retrain_weight_decay": 0.0}, ALL[1:]),
+    ({"retrain_momentum": 0.8}, ALL[1:]),
+    ({"retrain_use_amp": True}, ALL[1:]),
     ({"prune_except": "fc2/kernel"}, ALL[1:]),
 ]
+
+
+AS_IN_DENSE_TRAINING = ({"batch_size": 64}, {"weight_decay": 1e-4}, {"momentum": 0.9}, {"use_amp": False})
+
+
+@pytest.mark.parametrize("dense", AS_IN_DENSE_TRAINING)
+def test_retraining_as_dense_training_keeps_its_names_however_that_is_said(dense):
+    assert names(tiny.plan(**dense, **{f"retrain_{name}": value for name, value in dense.items()})) == names(
+        tiny.plan()
+    )
 
 
 @pytest.mark.parametrize(("changes", "redone"), REDONE)
@@ -81,6 +95,28 @@ def test_a_member_is_named_by_what_it_is_not_by_how_it_was_asked_for():
     by_seed = tiny.plan(n_splits_total=1)
     by_decay = tiny.plan(ensemble_by="weight_decay", n_splits_total=None, split_vals=(tiny.settings().weight_decay,))
     assert by_seed.candidates[0][0].name == by_decay.candidates[0][0].name
+
+
+@pytest.mark.parametrize(
+    ("members", "by"),
+    [
+        ([{"seed": 0}, {"seed": 1}], {}),
+        ([{}, {"seed": 1, "weight_decay": 1e-4, "retrain_length": 1}], {}),
+        ([{"weight_decay": 0}, {"weight_decay": 1e-3}], {"ensemble_by": "weight_decay", "split_vals": (0.0, 1e-3)}),
+        ([{"retrain_length": 2}, {}], {"ensemble_by": "retrain_length", "split_vals": (2, 1)}),
+        ([{"peak": 0.5}, {"peak": 0.1}], {"ensemble_by": "retrain_schedule", "split_vals": (0.5, 0.1)}),
+    ],
+)
+def test_members_that_differ_in_one_thing_have_the_names_that_they_have_by_it(members, by):
+    assert names(tiny.plan(members=members)) == names(tiny.plan(**by))
+
+
+def test_a_larger_pool_trains_only_the_members_that_a_smaller_one_does_not_have():
+    pool = {"pool": "weight_decay:log(1e-5,1e-3), retrain_length:1..9"}
+    three, five = (tiny.plan(**pool, n_splits_total=m, n_phases=1) for m in (3, 5))
+    assert [stage.name for stage in five.candidates[0][:3]] == [stage.name for stage in three.candidates[0]]
+    other = tiny.plan(**pool, n_splits_total=3, n_phases=1, pool_seed=1)
+    assert not {stage.name for stage in other.candidates[0]} & {stage.name for stage in five.candidates[0]}
 
 
 def test_every_stage_of_a_plan_has_a_name_of_its_own():

@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 from safetensors.numpy import load_file
 
-from ssoup_jax import trees
+from ssoup_jax import pools, trees, variants
 from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import records, stages
@@ -264,6 +264,7 @@ def test_members_by_every_hyperparameter(tmp_path, changes, split_vals):
         ({"strategy": "Ensemble"}, "IMP phase 1, member 0; IMP phase 1, member 1"),
         ({"strategy": "IMP", "phase": 2}, "Ensemble phase 1"),
         ({"batch_size": 2000}, "batch_size: found 2000; the training split has only 1293 images"),
+        ({"retrain_batch_size": 2000}, "retrain_batch_size: found 2000; the training split has only 1293 images"),
         ({"arch": "VGG16"}, "VGG16 does not fit images of 8x8x1"),
         ({"prune_only": "conv1/*"}, "prune_only: "),
         ({"prune_except": "fc*"}, "prune_except: found 'fc*'; it leaves no parameter to prune"),
@@ -347,6 +348,42 @@ def test_a_member_trained_under_another_name_is_reported_under_its_own(tmp_path)
     phase = summary["phases"][0]
     assert [candidate["split_val"] for candidate in phase["candidates"]] == [decay, 1e-2]
     assert phase["soup"]["ingredients"] == [decay, 1e-2]
+
+
+def test_members_that_differ_in_several_things(tmp_path):
+    members = [{"seed": 3, "weight_decay": 1e-2}, {"retrain_length": 3, "peak": 0.05}]
+    summary, printed = tiny.launch(tmp_path, n_phases=1, members=members)
+    assert "members: 0: seed 3, weight_decay 0.01; 1: retrain_length 3, peak 0.05\n" in printed
+    assert "m = 2 by seed, weight_decay, retrain_length, peak" in printed
+    candidates = summary["phases"][0]["candidates"]
+    assert [candidate["member"] for candidate in candidates] == members
+    assert [candidate["split_val"] for candidate in candidates] == [0, 1]
+    assert [candidate["training"]["n_steps"] for candidate in candidates] == [21, 63]
+    assert summary["phases"][0]["soup"]["ingredients"] == [0, 1]
+    # A member is the one that it would be if all had what it has of its own.
+    _, printed = tiny.launch(tmp_path, strategy="IMP", n_phases=1, split_vals=(3,), retrain_weight_decay=1e-2)
+    assert "IMP phase 1, member 3: finished earlier" in printed
+
+
+def test_what_a_pool_gave_is_said_and_recorded(tmp_path):
+    pool = {"pool": "weight_decay:log(1e-5,1e-3), seed:0..9", "pool_seed": 4, "n_phases": 1}
+    drawn = pools.draw(pool["pool"], 4, 2)
+    summary, printed = tiny.launch(tmp_path, **pool)
+    assert [candidate["member"] for candidate in summary["phases"][0]["candidates"]] == list(drawn)
+    assert variants.line(drawn) in printed
+    assert summary["settings"]["pool"] == pool["pool"] and summary["settings"]["split_vals"] is None
+    _, printed = tiny.launch(tmp_path, **pool, strategy="IMP", split_val=1)
+    assert "IMP phase 1, member 1: finished earlier" in printed and "member 0" not in printed
+
+
+def test_a_soup_is_reported_with_what_this_experiment_calls_its_members(tmp_path):
+    by_decay = {"ensemble_by": "weight_decay", "split_vals": (0.0, 1e-2), "n_splits_total": None}
+    first, _ = tiny.launch(tmp_path, n_phases=1, **by_decay)
+    second, printed = tiny.launch(tmp_path, n_phases=1, members=[{"weight_decay": 0.0}, {"weight_decay": 1e-2}])
+    assert "Ensemble phase 1: finished earlier" in printed
+    assert first["phases"][0]["soup"]["ingredients"] == [0.0, 1e-2]
+    assert second["phases"][0]["soup"]["ingredients"] == [0, 1]
+    assert second["phases"][0]["selected"] == first["phases"][0]["selected"]
 
 
 TIMES = {"seconds", "images_per_second"}

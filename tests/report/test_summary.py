@@ -106,10 +106,17 @@ def test_table_is_narrow_enough_for_a_usual_terminal():
     assert max(len(line) for line in stream.getvalue().splitlines()) <= 100
 
 
+SEVERAL = run(phase(1, 0.7, [0.75, 0.76], None), m=2, members=[{"seed": 1, "weight_decay": 0.0}, {"seed": 2}])
+for place, member in enumerate(SEVERAL["settings"]["members"]):
+    SEVERAL["phases"][0]["candidates"][place]["member"] = member
+
+
 @pytest.mark.parametrize(
     ("summary", "text"),
     [
         (FULL, "cifar100, WideResNet20, m = 3 by pruned_seed"),
+        (SEVERAL, "cifar100, WideResNet20, m = 2 by seed, weight_decay"),
+        (run(m=2, pool="seed:0..9"), "cifar100, WideResNet20, m = 2"),
         (IMP_ONLY, "cifar100, WideResNet20, m = 1"),
         (EMPTY, ""),
         ({"settings": {"dataset": "mnist"}}, "mnist"),

@@ -166,12 +166,30 @@ SOUND: dict[str, st.SearchStrategy] = {
     "prune_except": st.sampled_from([None, None, "fc/kernel", "layer[12]_?/conv?/kernel"]),
     "n_epochs_per_phase": st.integers(0, 20),
     "retrain_schedule": st.sampled_from(retrain.NAMES),
+    "retrain_batch_size": st.one_of(st.none(), st.integers(1, 1024)),
+    "retrain_weight_decay": st.one_of(st.none(), st.floats(0, 1)),
+    "retrain_momentum": st.one_of(st.none(), st.floats(0, 0.999)),
+    "retrain_use_amp": st.sampled_from([None, True, False]),
     "ensemble_by": st.sampled_from(list(VARIANTS)),
     "n_splits_total": st.one_of(st.none(), st.integers(1, 9)),
     "split_vals": st.one_of(
         st.none(), _seeds, _seeds.map(list), st.lists(_positive, min_size=1, max_size=4, unique=True).map(tuple)
     ),
     "split_val": st.one_of(st.none(), st.integers(0, 4), _positive),
+    "members": st.one_of(
+        st.none(),
+        st.lists(
+            st.fixed_dictionaries(
+                {}, optional={"seed": st.integers(0, 9), "weight_decay": st.floats(0, 1), "peak": _positive}
+            ),
+            min_size=1,
+            max_size=4,
+        ).map(tuple),
+    ),
+    "pool": st.sampled_from(
+        [None, None, "weight_decay:log(1e-5,1e-3), retrain_length:5..15", "seed:0..5", "peak:0.1..1"]
+    ),
+    "pool_seed": st.integers(0, 2**31 - 1),
     "ensemble_method": st.sampled_from(["UniformEnsembling", "GreedySoup", None]),
     "greedy_metric": st.sampled_from(["accuracy", "macro_accuracy"]),
     "bn_recalibration": st.sampled_from(["moving", "exact", None]),
@@ -246,6 +264,31 @@ _broken: dict[str, st.SearchStrategy] = {
         _odd_texts,
     ),
     "split_vals": st.lists(_atoms, max_size=5).map(tuple),
+    "members": st.one_of(
+        st.lists(st.one_of(_atoms, st.dictionaries(st.sampled_from(["seed", "sed", "peak", 3]), _atoms)), max_size=3),
+        st.sampled_from(['[{"seed": 1}]', "[{", "[" * 5000, '[{"seed": 1e999}]']),
+    ).map(lambda given: tuple(given) if isinstance(given, list) else (given,)),
+    "pool": st.lists(
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(["seed", "weight_decay", "peak", "sed", "", "retrain_schedule"]),
+            st.sampled_from([":", "", "::"]),
+            st.sampled_from(
+                [
+                    "0..5",
+                    "5..0",
+                    "log(0,1)",
+                    "log(1e-5,1e-3)",
+                    "1e999..2",
+                    "9" * 5000 + "..1",
+                    "\u0661..2",
+                    "..",
+                    "log(",
+                ]
+            ),
+        ),
+        max_size=3,
+    ).map(",".join),
     "prune_only": st.sampled_from(["", ",", "a,,b", " ", "[", "\n"]),
     "n_phases": st.sampled_from([10**4, 10**6, 10**9, 10**30]),
     "n_splits_total": st.sampled_from([10**4, 10**6, 10**9, 10**30]),
@@ -321,6 +364,8 @@ TINY = st.fixed_dictionaries(
         "n_epochs_per_phase": st.integers(0, 1),
         "n_phases": st.integers(1, 2),
         "batch_size": st.sampled_from([64, 100, 1293]),
+        "retrain_batch_size": st.sampled_from([None, 100, 64]),
+        "retrain_use_amp": SOUND["retrain_use_amp"],
         "momentum": st.sampled_from([0.0, 0.9]),
         "weight_decay": st.sampled_from([0.0, 1e-4]),
         "goal_sparsity": st.floats(0.01, 0.99),
@@ -336,6 +381,8 @@ TINY = st.fixed_dictionaries(
                 {"ensemble_by": "weight_decay", "split_vals": (0.0, 1e-3)},
                 {"ensemble_by": "retrain_length", "split_vals": (2, 1)},
                 {"ensemble_by": "retrain_schedule", "split_vals": (0.1, 0.01)},
+                {"members": ({"seed": 1, "weight_decay": 0.0}, {"retrain_length": 2})},
+                {"pool": "seed:0..9, peak:log(0.01,0.1)", "n_splits_total": 2},
             ]
         ),
     }

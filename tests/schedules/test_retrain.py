@@ -41,6 +41,24 @@ def test_rates_by_hand(name, n_steps, expected):
     np.testing.assert_allclose(found, expected, rtol=ROUNDING)
 
 
+@pytest.mark.parametrize(
+    ("name", "n_steps", "n_dense_steps", "expected"),
+    [
+        # Half as many steps to the same share of dense training, and twice as many.
+        ("LRW", 1, 3, [2]),
+        ("LRW", 3, 3, [0, 4, 2]),
+        ("LRW", 4, 12, [2, 2, 1, 1]),
+        # A third of dense training, whatever its steps; the drop asks for less.
+        ("ALLR", 4, 12, [4 / 3, 1, 2 / 3, 1 / 3]),
+        ("ALLR", 1, 3, [4 / 3]),
+    ],
+)
+def test_other_batches_leave_the_share_of_dense_training_as_it_is(name, n_steps, n_dense_steps, expected):
+    drop = {"relative_norm_drop": 0.01, "fraction_pruned": 0.25}
+    found = retrain.learning_rates(name, DENSE, n_steps, n_dense_steps=n_dense_steps, **drop)
+    np.testing.assert_allclose(found, expected, rtol=ROUNDING)
+
+
 @pytest.mark.parametrize("name", ["SLR", "CLR", "LLR", "ALLR"])
 def test_a_tenth_of_the_steps_rises_from_zero_as_half_a_cosine(name):
     found = retrain.learning_rates(name, DENSE, 40, relative_norm_drop=1.0, fraction_pruned=1.0)
