@@ -150,14 +150,14 @@ def _average(settings: Settings, m: int | None, plan_of: PlanOf) -> Stage:
 
 
 def _members(settings: Settings, m: int) -> dict[str, Any]:
-    """The first m members; of those that are given, these."""
-    name = "split_vals" if settings.members is None else "members"
-    given = getattr(settings, name)
-    if given is None:
-        return {"n_splits_total": m}
-    if m > len(given):
-        raise SettingsError(f"study.members: found {m}; {name} has {len(given)}")
-    return {name: given[:m], "n_splits_total": m}
+    """The first m members; of those that are listed, or of values that are given, the first m of them."""
+    for name in ("members", "split_vals"):
+        given = getattr(settings, name)
+        if given is not None:
+            if m > len(given):
+                raise SettingsError(f"study.members: found {m}; {name} has {len(given)} values")
+            return {name: given[:m], "n_splits_total": None}
+    return {"n_splits_total": m}
 
 
 def _alone(settings: Settings, **changes: Any) -> Settings:

@@ -73,6 +73,22 @@ def test_reprune_is_the_average_of_whole_runs_pruned_to_the_goal_again():
         assert member.parents[0].spec.retraining.seed == member.spec.retraining.seed, "each run goes its own way"
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"split_vals": (3, 1, 4)}, [3, 1]),
+        ({"members": ({"seed": 5}, {"seed": 6}, {"seed": 7})}, [5, 6]),
+        ({"pool": "seed:10..90", "pool_seed": 2, "n_splits_total": 3}, None),
+    ],
+)
+def test_the_first_m_of_members_however_they_are_given_and_imp_is_one_model_by_the_settings(changes, expected):
+    changes = {"n_splits_total": None} | changes
+    seeds = [[stage.spec.retraining.seed for stage in rows("SMS", m, **changes)[1].stages] for m in (2, 3)]
+    assert seeds[0] == seeds[1][:2] and len(set(seeds[1])) == 3
+    assert expected in (None, seeds[0])
+    assert [stage.spec.retraining.seed for stage in rows("IMP", None, **changes)[0].stages] == [0]
+
+
 def test_one_shot_takes_as_long_as_all_phases_of_imp():
     (row,) = rows("one-shot", n_phases=3, phase=1, n_epochs_per_phase=4, goal_sparsity=0.9)
     (stage,) = row.stages
