@@ -180,7 +180,6 @@ def _choose(context: Context, member: TrainState, hyper: Hyper, batch_size: int)
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
-        context.pod,
     )
 
 

@@ -60,7 +60,7 @@ class Pods:
         """
         size, self._size = self._size, self._rng.randint(1, self._most)
         victim = self._rng.randrange(size)
-        command = words(workdir, self._scenarios[scenario], execution="shard:map", mesh=f"{size}x1")
+        command = words(workdir, self._scenarios[scenario], execution=f"{size}x1:map")
         started = time.monotonic()
         with Processes(size, [*command, *FLAGS, "--heartbeat=5"], environment={"XDG_CACHE_HOME": str(cache)}) as pod:
             struck = blow is not None and wait_for(pod.over, workdir, blow)
