@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import compiled, experiment, reference_experiment, step, tpu_program
+from benchmarks import compiled, experiment, pod, reference_experiment, step, tpu_program
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from tests.interop import twins
@@ -164,3 +164,38 @@ def test_a_program_for_a_tpu_asks_for_what_compiles_it_in_one_line(monkeypatch, 
     assert "requirements-tpu.txt" in capsys.readouterr().err
     assert tpu_program.main(["--topology", "v5f:2x4"]) == 2
     assert "did you mean 'v5p:2x4'" in capsys.readouterr().err
+
+
+def measured(seconds, cpu_seconds, messages=3.0, message_seconds=0.001, chunks=10):
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "chunks": chunks}
+    return found | {"messages": messages, "message_seconds": message_seconds}
+
+
+def test_a_pod_costs_what_its_slowest_process_takes_longer_and_all_compute_more():
+    rounds = [
+        {"unlinked": [measured(10, 9), measured(8, 9)], "linked": [measured(11, 10), measured(11, 9.8)]},
+        {"unlinked": [measured(9, 9), measured(10, 9)], "linked": [measured(10, 9), measured(10, 9)]},
+        {"unlinked": [measured(20, 9), measured(20, 9)], "linked": [measured(10, 9), measured(40, 18)]},
+    ]
+    found = pod.summary(rounds)
+    assert found["seconds"] == 10
+    assert found["cpu_seconds"] == 18
+    assert found["seconds_overhead"] == pytest.approx(0.1)
+    assert found["cpu_seconds_overhead"] == pytest.approx(0.1)
+    # Three messages of a millisecond in a chunk of a second, as the median of the first process's tells.
+    assert found["messages_share"] == pytest.approx(0.003)
+    assert set(pod.summary([{"unlinked": [measured(10, 9)]}])) == {"seconds", "cpu_seconds"}
+
+
+@pytest.mark.slow
+def test_a_pod_is_measured_beside_processes_that_are_none(tmp_path):
+    given = ["--processes", "1", "2", "--arch", "Simple", "--members", "2", "--epochs", "4", "--checkpoint-every"]
+    pod.main([*given, "1 epochs", "--rounds", "1", "--results", str(tmp_path)])
+    result, table = stored(tmp_path, "pod")
+    (alone,), (both,) = result["rounds"]["1"], result["rounds"]["2"]
+    assert set(alone) == {"unlinked"}
+    assert [len(processes) for processes in both.values()] == [2, 2]
+    assert [own["messages"] for own in alone["unlinked"] + both["unlinked"]] == [0, 0, 0]
+    assert all(own["messages"] >= 3 and own["message_seconds"] > 0 for own in both["linked"])
+    assert all(own["cpu_seconds"] > 0 for processes in both.values() for own in processes)
+    assert "| 2 | " in table

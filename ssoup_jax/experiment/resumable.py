@@ -192,7 +192,6 @@ def _choose(context: Context, task: Task, member: TrainState, hyper: Hyper, batc
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
-        context.pod,
     )
 
 

@@ -57,7 +57,7 @@ def run(
     with pod.patient():  # process 0 may have to download
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod)
     plan = plan_of(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line, pod=pod)

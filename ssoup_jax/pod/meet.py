@@ -112,7 +112,7 @@ def _gather(place: Place, own: dict[str, Any], on_wait: Callable[[str], None], u
             raise
     came.sort(key=lambda guest: guest.index)
     hosts = (own["host"], *(guest.host for guest in came))
-    met = Met(hosts, _free_port(), {guest.index: guest.connection for guest in came})
+    met = Met(hosts, free_port(), {guest.index: guest.connection for guest in came})
     for guest in came:
         with contextlib.suppress(OSError):  # who goes now is missed by the lifeline
             _send(guest.connection, {"hosts": met.hosts, "port": met.port})
@@ -246,7 +246,8 @@ def _listed(indices: list[int], most: int = 8) -> str:
     return f"{'process' if len(indices) == 1 else 'processes'} {shown}{', ...' if len(indices) > most else ''}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of this host that nobody listens at."""
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
 

@@ -54,7 +54,7 @@ def run_study(
     with pod.patient():
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod)
 
     def plan_of(own: Settings) -> Plan:
         given = context.imported

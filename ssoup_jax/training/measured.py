@@ -1,4 +1,4 @@
-"""Chooses the executor of a stack by measuring every candidate, where the setting asks for that."""
+"""Chooses the executor of a stack by measuring every candidate, where the setting asks for that; in one process."""
 
 import contextlib
 import json
@@ -15,7 +15,6 @@ import numpy as np
 
 from ssoup_jax.data.feeds import Feed
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.stack import executors, memory
 from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.training.hyper import Hyper, window
@@ -53,15 +52,14 @@ class Choice:
 
 
 class Remembered:
-    """Choices of earlier stages and runs, in a small JSON file by what they depend on; process 0 reads and writes."""
+    """Choices of earlier stages and runs, in a small JSON file by what they depend on."""
 
-    def __init__(self, path: Path, pod: Pod = ALONE):
+    def __init__(self, path: Path):
         self.path = path
-        self._pod = pod
 
     def get(self, key: str, candidates: Sequence[str], on_line: Callable[[str], None]) -> Choice | None:
         """Returns the choice for `key`, if there is one of these candidates; what cannot be read is told in a line."""
-        entry = self._pod.first(lambda: self._read(on_line)).get(key)
+        entry = self._read(on_line).get(key)
         if entry is None:
             return None
         choice = _choice(entry, candidates)
@@ -72,11 +70,8 @@ class Remembered:
     def put(self, key: str, choice: Choice) -> None:
         """Adds a choice; the file is complete at any time."""
         entry = {"execution": choice.execution, "seconds_per_step": choice.seconds_per_step}
-        self._pod.first(lambda: self._add({key: entry}))
-
-    def _add(self, entries: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self._read(lambda line: None) | entries)
+        write_json(self.path, self._read(lambda line: None) | {key: entry})
 
     def _read(self, on_line: Callable[[str], None]) -> dict[str, Any]:
         try:
@@ -94,9 +89,8 @@ class Remembered:
 
 def machine() -> str:
     """Names the devices and the version of JAX, which the speed of an executor depends on."""
-    devices, n_processes = jax.devices(), jax.process_count()
-    processes = f" in {n_processes} processes" if n_processes > 1 else ""
-    return f"{devices[0].device_kind} x{len(devices)}{processes}, jax {jax.__version__}"
+    devices = jax.devices()
+    return f"{devices[0].device_kind} x{len(devices)}, jax {jax.__version__}"
 
 
 def choose(
@@ -105,7 +99,6 @@ def choose(
     on_line: Callable[[str], None],
     remembered: Remembered | None = None,
     key: str = "",
-    pod: Pod = ALONE,
 ) -> str:
     """Takes the remembered choice, or measures all candidates and takes the fastest; says so in one line.
 
@@ -115,7 +108,6 @@ def choose(
         on_line: told the choice and its figures, and which candidate failed.
         remembered: the earlier choices, if any are kept.
         key: all that the choice depends on.
-        pod: the processes that all measure, and take one choice: an executor is as fast as it is in the slowest.
 
     Returns:
         Full name of the executor.
@@ -126,7 +118,7 @@ def choose(
     if len(candidates) == 1:
         return candidates[0]
     known = None if remembered is None else remembered.get(key, candidates, on_line)
-    choice = known or _fastest(candidates, seconds, on_line, pod)
+    choice = known or _fastest(candidates, seconds, on_line)
     if remembered is not None and known is None:
         remembered.put(key, choice)
     note = "" if remembered is None else f"{'kept in' if known is None else 'from'} {remembered.path}"
@@ -134,33 +126,23 @@ def choose(
     return choice.execution
 
 
-def _fastest(
-    candidates: Sequence[str], seconds: Callable[[str], float], on_line: Callable[[str], None], pod: Pod
-) -> Choice:
+def _fastest(candidates: Sequence[str], seconds: Callable[[str], float], on_line: Callable[[str], None]) -> Choice:
     figures: dict[str, list[float]] = {name: [] for name in candidates}
     failure = ""
     # In turn, so that a slow minute of the machine does not fall on one of them alone.
     for _ in range(ROUNDS):
         for execution in list(figures):
-            measured = pod.everyone(_seconds_or_failure(seconds, execution))
-            if failures := [own for own in measured if isinstance(own, str)]:
-                failure = failures[0]
+            try:
+                figures[execution].append(seconds(execution))
+            except (jax.errors.JaxRuntimeError, MemoryError, NotImplementedError, SettingsError) as error:
+                failure = f"{execution} failed: {type(error).__name__}: {error}".splitlines()[0][:200]
                 on_line(f"execution: {failure}; left out")
                 del figures[execution]
-            else:
-                figures[execution].append(max(measured))
     if not figures:
         raise RunError(f"execution: every way to run the stack failed; {failure}")
     medians = {name: statistics.median(own) for name, own in figures.items()}
     first, fastest = next(iter(medians)), min(medians, key=medians.__getitem__)
     return Choice(fastest if medians[fastest] < (1 - GAIN) * medians[first] else first, medians)
-
-
-def _seconds_or_failure(seconds: Callable[[str], float], execution: str) -> float | str:
-    try:
-        return seconds(execution)
-    except (jax.errors.JaxRuntimeError, MemoryError, NotImplementedError, SettingsError) as error:
-        return f"{execution} failed: {type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def probe(task: Task, feed: Feed, state: TrainState, hyper: Hyper, batch_size: int) -> Callable[[str], float]:

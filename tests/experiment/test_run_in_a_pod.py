@@ -3,6 +3,10 @@
 import io
 import threading
 
+import jax
+import pytest
+
+from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import run as run_module
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
@@ -42,3 +46,10 @@ def test_processes_that_share_a_workdir_write_it_once(tmp_path, monkeypatch):
     assert own == others
     assert own[0]["dense"]["ood"]["accuracy"] > 0
     assert wrote == {leader}
+
+
+@pytest.mark.parametrize("execution", ["measured", "map", "loop", "vmap:2"])
+def test_what_is_for_one_process_is_refused_in_many(tmp_path, monkeypatch, execution):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(SettingsError, match=f"^execution: found '{execution}', which is for one process; allowed"):
+        run_module.run(tiny.settings(execution=execution), tmp_path, Console(io.StringIO()))

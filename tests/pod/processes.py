@@ -137,6 +137,10 @@ class Processes:
             self._processes[index].send_signal(number)
         self._last = time.monotonic()
 
+    def over(self, count: int = 1) -> bool:
+        """Tells whether some have ended."""
+        return sum(process.poll() is not None for process in self._processes) >= count
+
     def pid(self, index: int) -> int:
         """Returns a process's number."""
         return self._processes[index].pid

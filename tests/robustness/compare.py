@@ -1,7 +1,7 @@
 """What two runs of one experiment must have in common: everything but the time it took."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ UNLIKE = ("locks", "summary.png", "report.html")
 """Entries of a workdir that say nothing of the result: who held which lock, and pictures of it."""
 
 
-def differences(found: Path, truth: Path) -> Iterator[str]:
+def differences(found: Path, truth: Path, besides: Collection[str] = ()) -> Iterator[str]:
     """Compares two workdirs, arrays bit by bit.
 
     Args:
         found: the one to judge.
         truth: that of an experiment which was never interrupted.
+        besides: fields, at any depth of any JSON file, that may differ, too.
 
     Yields:
         Each difference in one line; left-over files are differences too.
@@ -33,7 +34,7 @@ def differences(found: Path, truth: Path) -> Iterator[str]:
         for name in sorted((names[0] ^ names[1]) - set(UNLIKE)):
             yield f"{folder}/{name} is {'left over' if name in names[0] else 'missing'}"
     for summary in ("summary.json", *(str(path.relative_to(truth)) for path in truth.glob("experiments/*/*.json"))):
-        yield from _in_json(found / summary, truth / summary)
+        yield from _in_json(found / summary, truth / summary, besides)
     for artifact in sorted(truth.glob("artifacts/[!.]*")):
         same = found / "artifacts" / artifact.name
         if not same.is_dir():
@@ -41,9 +42,9 @@ def differences(found: Path, truth: Path) -> Iterator[str]:
         names = [set(str(path.relative_to(place)) for path in place.glob("*")) for place in (same, artifact)]
         yield from (f"{artifact.name}/{name} is in one of the two" for name in names[0] ^ names[1])
         yield from _in_arrays(same / "state", artifact / "state")
-        yield from _in_json(same / "record.json", artifact / "record.json")
+        yield from _in_json(same / "record.json", artifact / "record.json", besides)
         if (artifact / "metrics.jsonl").exists():
-            yield from _in_json(same / "metrics.jsonl", artifact / "metrics.jsonl")
+            yield from _in_json(same / "metrics.jsonl", artifact / "metrics.jsonl", besides)
 
 
 def _in_arrays(found: Path, truth: Path) -> Iterator[str]:
@@ -60,11 +61,11 @@ def _in_arrays(found: Path, truth: Path) -> Iterator[str]:
             yield f"{found}: {name} differs"
 
 
-def _in_json(found: Path, truth: Path) -> Iterator[str]:
+def _in_json(found: Path, truth: Path, besides: Collection[str]) -> Iterator[str]:
     if not found.exists() or not truth.exists():
         yield f"{found}: missing here or in the truth"
         return
-    own, wanted = (_timeless(_read(path)) for path in (found, truth))
+    own, wanted = (_without((*TIMES, *besides), _read(path)) for path in (found, truth))
     if own != wanted:
         yield f"{found}: {_first_difference(own, wanted)}"
 
@@ -74,10 +75,10 @@ def _read(path: Path) -> Any:
     return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
 
 
-def _timeless(tree: Any) -> Any:
+def _without(fields: Collection[str], tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {name: _timeless(value) for name, value in tree.items() if name not in TIMES}
-    return [_timeless(value) for value in tree] if isinstance(tree, list) else tree
+        return {name: _without(fields, value) for name, value in tree.items() if name not in fields}
+    return [_without(fields, value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _first_difference(own: Any, wanted: Any, where: str = "") -> str:

@@ -1,15 +1,16 @@
 """Kills experiments at every kind of moment, starts them again, and compares the end with an undisturbed run.
 
     python -m tests.robustness.kills --kills 50
+    python -m tests.robustness.kills --kills 30 --processes 3
 
 Each experiment is `python launch.py` in a workdir of its own; it is struck several times and then left to finish.
-Compiled programs are kept in one folder for all of them, which goes away with the rest. Exit code 0: every one finished
-with the undisturbed run's arrays, bit for bit, and every stop was clean.
+Compiled programs are kept in one folder for all of them, which goes away with the rest. With `--processes` each is a
+pod, of which one process is struck, and which comes back with another number of them, see `pods`. Exit code 0: every
+one finished with the undisturbed run's arrays, bit for bit, and every stop was clean.
 """
 
 import argparse
 import collections
-import glob
 import json
 import os
 import random
@@ -25,12 +26,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.robustness.blows import (
+    LONGEST_LEAVING,
+    LONGEST_STOP,
+    ROOT,
+    STOPS,
+    Blow,
+    Ended,
+    draw,
+    strike,
+    unsaved,
+    wait_for,
+    words,
+)
 from tests.robustness.compare import differences
+from tests.robustness.pods import Pods
 
-ROOT = Path(__file__).parents[2]
-COMMON = {"execution": "map", "checkpoint_every": "3 steps", "stop_signals": "SIGUSR1"}
-COMMON |= {"goal_sparsity": 0.9, "n_phases": 2, "arch": "Simple"}
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 SCENARIOS: dict[str, dict[str, object]] = {
     "short": {"n_epochs": 2, "n_epochs_per_phase": 1, "n_phases": 1, "n_splits_total": 2},
     "seeds": {"n_epochs": 4, "n_epochs_per_phase": 3, "n_splits_total": 2},
@@ -51,70 +62,6 @@ SCENARIOS: dict[str, dict[str, object]] = {
     | {"bn_recalibration": "exact", "n_phases": 1},
 }
 """Settings by name; all but `norm` train for seconds."""
-
-MOMENTS = {
-    "checkpoint begun": "checkpoints/*/.step-*.partial",
-    "checkpoint grows": "checkpoints/*/.step-*.partial/member-*",
-    "checkpoint almost whole": "checkpoints/*/.step-*.partial/.manifest.json.*.tmp",
-    "checkpoint in place": "checkpoints/*/step-*",
-    "old checkpoint removed": "checkpoints/*/.*.removed",
-    "stage begun": "artifacts/.*.partial",
-    "artifact grows": "artifacts/.*.partial/state*",
-    "artifact almost whole": "artifacts/.*.partial/manifest.json",
-    "group written": "artifacts/.group-*.json",
-    "artifact in place": "artifacts/[!.]*",
-    "summary": "experiments/*",
-}
-"""What shows up in a workdir at moments worth a kill."""
-
-LONGEST_STOP = 20.0
-"""Seconds from a signal in training to the end: a chunk of steps and a checkpoint, on a busy machine and behind a
-compilation."""
-
-LONGEST_LEAVING = 5.0
-"""Seconds from any other signal to the end: at once, or once a stage is stored; on a busy machine."""
-
-
-@dataclass(frozen=True)
-class Blow:
-    """When an experiment is struck, and by what.
-
-    Attributes:
-        signals: one, or two in a row.
-        moment: a key of `MOMENTS`; None: any time.
-        count: how many such things have to show up since the start.
-        delay: seconds from there, or from the start.
-    """
-
-    signals: tuple[signal.Signals, ...]
-    moment: str | None
-    count: int
-    delay: float
-
-    def __str__(self) -> str:
-        at = f"{self.count}. {self.moment} + " if self.moment else ""
-        return f"{'+'.join(number.name for number in self.signals)} at {at}{self.delay:.3f} s"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a launch ended.
-
-    Attributes:
-        code: exit code; negative: by a signal.
-        struck: the blow fell before the end.
-        seconds: from the start to the end.
-        stopping: seconds from the first signal to the end.
-        out: standard output.
-        err: standard error.
-    """
-
-    code: int
-    struck: bool
-    seconds: float
-    stopping: float
-    out: str
-    err: str
 
 
 @dataclass
@@ -138,122 +85,89 @@ class Tally:
     findings: list[str] = field(default_factory=list)
 
 
-def launch(workdir: Path, scenario: str, cache: Path, blow: Blow | None = None) -> Ended:
-    """Starts an experiment and strikes it.
+class Alone:
+    """Experiments of one process.
 
-    Args:
-        workdir: the experiment's; logs are put beside it.
-        scenario: a key of `SCENARIOS`.
-        cache: where compiled programs are kept, and what else a user keeps.
-        blow: when to strike; None: never.
+    Attributes:
+        besides: fields of records that may differ from those of the undisturbed run.
     """
-    settings = COMMON | SCENARIOS[scenario]
-    words = ["--config=configs/digits_sms.py", f"--workdir={workdir}"]
-    words += [f"--config.{name}={value}" for name, value in settings.items()]
-    log = workdir.with_suffix(".out"), workdir.with_suffix(".err")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    with log[0].open("w") as out, log[1].open("w") as err:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "launch.py", *words],
-            cwd=ROOT,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-            env=environment,
-        )
-        first = time.monotonic()
-        try:
-            struck = blow is not None and _wait_for(process, workdir, blow)
+
+    besides: tuple[str, ...] = ()
+
+    def launch(self, workdir: Path, scenario: str, cache: Path, blow: Blow | None = None) -> Ended:
+        """Starts an experiment and strikes it.
+
+        Args:
+            workdir: the experiment's; logs are put beside it.
+            scenario: a key of `SCENARIOS`.
+            cache: where compiled programs are kept, and what else a user keeps.
+            blow: when to strike; None: never.
+        """
+        log = workdir.with_suffix(".out"), workdir.with_suffix(".err")
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        with log[0].open("w") as out, log[1].open("w") as err:
+            started = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, *words(workdir, SCENARIOS[scenario], execution="map")],
+                cwd=ROOT,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env=environment,
+            )
             first = time.monotonic()
-            if struck:
-                _strike(process, blow)
-            code = process.wait(timeout=600)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    # A blow may come when the process has just ended.
-    struck = struck and not (code == 0 and blow.signals[0] == signal.SIGKILL)
-    ended = time.monotonic()
-    return Ended(code, struck, ended - started, ended - first, log[0].read_text(), log[1].read_text())
+            try:
+                struck = blow is not None and wait_for(lambda: process.poll() is not None, workdir, blow)
+                first = time.monotonic()
+                if struck:
+                    strike(lambda number: process.poll() is None and os.killpg(process.pid, number), blow)
+                code = process.wait(timeout=600)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        # A blow may come when the process has just ended.
+        struck = struck and not (code == 0 and blow.signals[0] == signal.SIGKILL)
+        ended = time.monotonic()
+        return Ended(code, struck, ended - started, ended - first, log[0].read_text(), log[1].read_text())
 
-
-def _wait_for(process: subprocess.Popen, workdir: Path, blow: Blow) -> bool:
-    """Waits for the moment; returns whether the process is there to see it."""
-    if blow.moment is not None:
-        # Unlike a path's own glob, this one bears folders that go away meanwhile.
-        pattern = MOMENTS[blow.moment]
-        old = seen = set(glob.glob(pattern, root_dir=workdir))
-        while len(seen) < len(old) + blow.count:
-            if process.poll() is not None:
-                return False
-            seen = seen | set(glob.glob(pattern, root_dir=workdir))
-            time.sleep(0.0005)
-    until = time.monotonic() + blow.delay
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            return False
-        time.sleep(min(0.01, max(0.0, until - time.monotonic())))
-    return process.poll() is None
-
-
-def _strike(process: subprocess.Popen, blow: Blow) -> None:
-    for index, number in enumerate(blow.signals):
-        if index:
-            time.sleep(0.2)
-        if process.poll() is None:
-            os.killpg(process.pid, number)
-
-
-def draw(rng: random.Random, seconds: float) -> Blow:
-    """Draws a blow: mostly SIGKILL, mostly while something is written.
-
-    Args:
-        rng: decides.
-        seconds: what the experiment takes undisturbed.
-    """
-    once, twice = (rng.choice(STOPS),), (rng.choice(STOPS), rng.choice(STOPS))
-    signals = rng.choices([(signal.SIGKILL,), once, twice], [14, 5, 1])[0]
-    if rng.random() < 0.3:
-        return Blow(signals, None, 0, rng.uniform(0, 1.2 * seconds))
-    moment = rng.choice(list(MOMENTS))
-    # What is waited for in vain strikes nothing, and the few things that are left show up once or twice.
-    count = rng.randint(1, 6) if "checkpoint" in moment else rng.choices([1, 2], [3, 1])[0]
-    return Blow(signals, moment, count, rng.choice([0, 0, rng.uniform(0, 0.05)]))
-
-
-def judge(ended: Ended, blow: Blow) -> Iterable[str]:
-    """Yields what was wrong with the way a struck launch ended."""
-    if "Traceback" in ended.err or "Traceback" in ended.out:
-        yield f"a traceback: {ended.err[-600:]!r}"
-    if blow.signals[0] == signal.SIGKILL:
-        if ended.code != -signal.SIGKILL:
-            yield f"exit code {ended.code} after SIGKILL, {ended.err[-300:]!r}"
-        return
-    codes = {128 + number for number in blow.signals}
-    if len(blow.signals) == 1 and ended.out and "summary: " not in ended.out and ended.code not in codes:
-        yield f"exit code {ended.code}, {ended.err[-300:]!r}"
-    # Before the first line, after the last and on its way out, a process may as well end by the signal itself.
-    if not codes | {-number for number in blow.signals} | {0} >= {ended.code}:
-        yield f"exit code {ended.code}, {ended.err[-300:]!r}"
-    stopped = re.search(r"^(.*): stopped at step (\d+)/", ended.out, re.MULTILINE)
-    if ended.stopping > (LONGEST_STOP if stopped else LONGEST_LEAVING):
-        yield f"took {ended.stopping:.1f} s to stop"
-    if len(blow.signals) == 1 and ended.code in codes:
-        if stopped and f"{stopped[1]}: a checkpoint of step {stopped[2]} is written" not in ended.out:
-            yield f"no checkpoint of step {stopped[2]}"
-        if len(ended.err.splitlines()) != 1:
-            yield f"not one line: {ended.err[-300:]!r}"
+    def judge(self, ended: Ended, blow: Blow) -> Iterable[str]:
+        """Yields what was wrong with the way a struck launch ended."""
+        if "Traceback" in ended.err or "Traceback" in ended.out:
+            yield f"a traceback: {ended.err[-600:]!r}"
+        if blow.signals[0] == signal.SIGKILL:
+            if ended.code != -signal.SIGKILL:
+                yield f"exit code {ended.code} after SIGKILL, {ended.err[-300:]!r}"
+            return
+        codes = {128 + number for number in blow.signals}
+        if len(blow.signals) == 1 and ended.out and "summary: " not in ended.out and ended.code not in codes:
+            yield f"exit code {ended.code}, {ended.err[-300:]!r}"
+        # Before the first line, after the last and on its way out, a process may as well end by the signal itself.
+        if not codes | {-number for number in blow.signals} | {0} >= {ended.code}:
+            yield f"exit code {ended.code}, {ended.err[-300:]!r}"
+        if ended.stopping > (LONGEST_STOP if "stopped at step" in ended.out else LONGEST_LEAVING):
+            yield f"took {ended.stopping:.1f} s to stop"
+        if len(blow.signals) == 1 and ended.code in codes:
+            yield from unsaved(ended.out)
+            if len(ended.err.splitlines()) != 1:
+                yield f"not one line: {ended.err[-300:]!r}"
 
 
 def experiment(
-    place: Path, scenario: str, truth: Path, blows: Iterable[Blow], cache: Path, tally: Tally, name: str
+    how: Alone | Pods,
+    place: Path,
+    scenario: str,
+    truth: Path,
+    blows: Iterable[Blow],
+    cache: Path,
+    tally: Tally,
+    name: str,
 ) -> None:
     """Strikes one experiment again and again, lets it finish, and compares it with the truth.
 
     Args:
+        how: it is launched and judged.
         place: an empty folder.
         scenario: a key of `SCENARIOS`.
         truth: the workdir of the same experiment, undisturbed.
@@ -268,7 +182,7 @@ def experiment(
     history, wrong, fell = [], [], 0
     for blow in [*blows, None]:
         newest, finished = _newest_step(workdir), _finished(workdir)
-        ended = launch(workdir, scenario, cache, blow)
+        ended = how.launch(workdir, scenario, cache, blow)
         history.append(f"{blow} -> {ended.code}" if blow else f"left alone -> {ended.code}")
         went_on = re.search(r"goes on after step (\d+)", ended.out)
         tally.resumed += went_on is not None
@@ -283,14 +197,14 @@ def experiment(
         if blow is not None and ended.struck:
             fell += 1
             tally.blows["+".join(number.name for number in blow.signals), blow.moment or "any time"] += 1
-            wrong += judge(ended, blow)
+            wrong += how.judge(ended, blow)
             if blow.signals[0] != signal.SIGKILL:
                 tally.stops.append(ended.stopping)
             continue
         if ended.code != 0:
             wrong.append(f"exit code {ended.code}: {ended.err[-600:]!r}")
         break
-    wrong += [] if ended.code else differences(workdir, truth)
+    wrong += [] if ended.code else differences(workdir, truth, how.besides)
     if fell:
         tally.experiments += 1
         tally.identical += not wrong
@@ -321,7 +235,7 @@ def _finished(workdir: Path) -> set[str]:
     return finished
 
 
-def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tally:
+def run(kills: int, seed: int, jobs: int, names: list[str], place: Path, processes: int = 1) -> Tally:
     """Strikes experiments until enough blows have fallen.
 
     Args:
@@ -330,6 +244,7 @@ def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tall
         jobs: experiments at a time.
         names: keys of `SCENARIOS`.
         place: an empty folder; experiments with findings stay there.
+        processes: of a launch; more than one: a pod, which comes back with as many at most.
     """
     tally, cache = Tally(), place / "cache"
     # Whatever is launched would inherit what the background of a shell and `nohup` have ignored, but no handlers.
@@ -337,13 +252,20 @@ def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tall
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
 
+    def how(most: int, name: str) -> Alone | Pods:
+        return Alone() if processes == 1 else Pods(SCENARIOS, most, random.Random(f"{seed}-{name}-processes"))
+
     def undisturbed(scenario: str) -> float:
         truth, again = place / f"truth-{scenario}", place / f"again-{scenario}"
-        first = launch(truth, scenario, cache)
+        # The truth is one process's, of pods too.
+        first = how(1, scenario).launch(truth, scenario, cache)
         if first.code:
             raise RuntimeError(f"{scenario} fails undisturbed: {first.err}")
-        second = launch(again, scenario, cache)
-        found = [f"{scenario} undisturbed, twice: {difference}" for difference in differences(again, truth)]
+        other = how(processes, scenario)
+        second = other.launch(again, scenario, cache)
+        found = [
+            f"{scenario} undisturbed, twice: {difference}" for difference in differences(again, truth, other.besides)
+        ]
         found += [] if second.code == 0 else [f"{scenario}: again ends with {second.code}"]
         print("".join(f"FINDING {finding}\n" for finding in found), end="", flush=True)
         tally.findings += found
@@ -357,7 +279,8 @@ def run(kills: int, seed: int, jobs: int, names: list[str], place: Path) -> Tall
         blows = [draw(rng, seconds[scenario]) for _ in range(rng.randint(3, 9))]
         folder = place / f"{seed}-{index}"
         own = folder / "cache" if rng.random() < 0.15 else cache
-        experiment(folder, scenario, place / f"truth-{scenario}", blows, own, tally, folder.name)
+        launched = how(processes, folder.name)
+        experiment(launched, folder, scenario, place / f"truth-{scenario}", blows, own, tally, folder.name)
         print(f"{sum(tally.blows.values())} blows, {tally.identical} of {tally.experiments} identical", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -374,11 +297,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=list(SCENARIOS))
     options = parser.parse_args()
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="kills-"))
-    tally = run(options.kills, options.seed, options.jobs, options.scenarios, place)
+    tally = run(options.kills, options.seed, options.jobs, options.scenarios, place, options.processes)
     for (signals, moment), count in sorted(tally.blows.items()):
         print(f"{signals:16} {moment:24} {count}")
     slowest = f", slowest stop {max(tally.stops):.1f} s" if tally.stops else ""

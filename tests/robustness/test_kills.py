@@ -1,26 +1,29 @@
 """A killed experiment goes on and ends as if nothing had happened; `kills.py` kills as often as wanted."""
 
 import json
+import random
 import shutil
 import signal
 
 import pytest
 
 from tests.experiment import damage
-from tests.robustness import kills
+from tests.pod import processes
+from tests.robustness import kills, pods
+from tests.robustness.blows import Blow, Ended
 from tests.robustness.compare import differences
 
 
 @pytest.mark.slow
 def test_a_killed_and_a_stopped_experiment_end_like_an_undisturbed_one(tmp_path):
     truth = tmp_path / "truth"
-    assert kills.launch(truth, "short", tmp_path / "cache").code == 0
+    alone, tally = kills.Alone(), kills.Tally()
+    assert alone.launch(truth, "short", tmp_path / "cache").code == 0
     blows = [
-        kills.Blow((signal.SIGKILL,), "checkpoint begun", 2, 0.0),
-        kills.Blow((signal.SIGTERM,), "checkpoint in place", 1, 0.0),
+        Blow((signal.SIGKILL,), "checkpoint begun", 2, 0.0),
+        Blow((signal.SIGTERM,), "checkpoint in place", 1, 0.0),
     ]
-    tally = kills.Tally()
-    kills.experiment(tmp_path / "struck", "short", truth, blows, tmp_path / "cache", tally, "struck")
+    kills.experiment(alone, tmp_path / "struck", "short", truth, blows, tmp_path / "cache", tally, "struck")
     assert tally.findings == []
     assert (sum(tally.blows.values()), tally.identical, len(tally.stops)) == (2, 1, 1)
     # One checkpoint was whole when the second was being written, and the stop left another.
@@ -68,9 +71,57 @@ ONE_LINE = "stopped by SIGTERM\n"
     ],
 )
 def test_what_counts_as_a_clean_end(signals, code, seconds, out, err, fine):
-    blow = kills.Blow(tuple(signal.Signals[f"SIG{name}"] for name in signals.split()), None, 0, 0.0)
-    found = list(kills.judge(kills.Ended(code, True, 10.0, seconds, out, err), blow))
+    found = list(kills.Alone().judge(Ended(code, True, 10.0, seconds, out, err), blow(signals)))
     assert (found == []) == fine, found
+
+
+def blow(signals):
+    return Blow(tuple(signal.Signals[f"SIG{name}"] for name in signals.split()), None, 0, 0.0)
+
+
+GONE = f"error: process 1 (node2) is gone; {pods.KEPT}\n"
+
+
+@pytest.mark.parametrize(
+    ("signals", "codes", "errs", "out", "seconds", "fine"),
+    [
+        ("KILL", (1, -9, 1), (GONE, "", GONE), TRAINING, 1.0, True),
+        ("KILL", (1, -9, 1), (GONE + "C++ says\n", "", GONE), TRAINING, 1.0, True),
+        ("KILL", (0, -9, 0), ("", "", ""), FINISHED, 1.0, True),
+        ("KILL", (1, -9, 1), (GONE, "", ""), TRAINING, 1.0, False),
+        ("KILL", (1, -9, 1), (GONE, "", GONE.replace("1", "0")), TRAINING, 1.0, False),
+        ("KILL", (1, -9, 1), (GONE, "", f"Traceback\n{GONE}"), TRAINING, 1.0, False),
+        ("KILL", (1, -9, -9), (GONE, "", ""), TRAINING, 1.0, False),
+        ("KILL", (1, 1, 1), (GONE, "", GONE), TRAINING, 1.0, False),
+        ("KILL", (1, -9, 1), (GONE, "", GONE), TRAINING, 60.0, False),
+        ("TERM", (143, 143, 143), (ONE_LINE, "", ""), SAVED, 1.0, True),
+        ("TERM", (143, 143, 143), (ONE_LINE * 2, "", ""), SAVED, 1.0, False),
+        ("TERM", (143, 143, 143), (ONE_LINE, "", ""), TRAINING, 1.0, False),
+        ("TERM", (143, 143, 1), (ONE_LINE, "", GONE), SAVED, 1.0, False),
+        ("INT", (143, 143, 143), (ONE_LINE, "", ""), SAVED, 1.0, False),
+        ("INT TERM", (130, 143, 130), ("", "", ""), TRAINING, 1.0, True),
+    ],
+)
+def test_what_counts_as_a_clean_end_of_a_pod(signals, codes, errs, out, seconds, fine):
+    ends = tuple(processes.Ended(code, "", err, 1.0) for code, err in zip(codes, errs, strict=True))
+    ended = pods.PodEnded(codes[0], True, 10.0, seconds, out, errs[0], ends, victim=1)
+    found = list(pods.Pods({}, 3, random.Random(0)).judge(ended, blow(signals)))
+    assert (found == []) == fine, found
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_killed_and_stopped_ends_like_one_process_that_was_not(tmp_path):
+    truth, rng = tmp_path / "truth", random.Random(1)
+    assert pods.Pods(kills.SCENARIOS, 1, rng).launch(truth, "short", tmp_path / "cache").code == 0
+    blows = [
+        Blow((signal.SIGKILL,), "checkpoint begun", 2, 0.0),
+        Blow((signal.SIGTERM,), "checkpoint in place", 1, 0.0),
+    ]
+    three, tally = pods.Pods(kills.SCENARIOS, 3, rng), kills.Tally()
+    kills.experiment(three, tmp_path / "struck", "short", truth, blows, tmp_path / "cache", tally, "struck")
+    assert tally.findings == []
+    assert (sum(tally.blows.values()), tally.identical, len(tally.stops)) == (2, 1, 1)
+    assert tally.resumed == 2
 
 
 @pytest.fixture
@@ -88,6 +139,12 @@ def workdirs(tmp_path):
 
 def test_times_are_no_difference(workdirs):
     assert list(differences(*workdirs)) == []
+
+
+def test_a_field_that_may_differ_is_no_difference(workdirs):
+    found, _ = workdirs
+    in_the_summary(found, None)
+    assert list(differences(*workdirs, besides=["accuracy"])) == []
 
 
 def in_an_array(workdir, artifact):

@@ -10,7 +10,6 @@ from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.stack import memory
 from ssoup_jax.training import measured
 from ssoup_jax.training.measured import Remembered
-from tests.pod.threads import together
 from tests.training import tiny
 
 NAMES = ("map", "unroll", "loop")
@@ -104,33 +103,6 @@ def test_all_failing_is_an_error_of_one_line():
 def test_a_mistake_in_the_program_is_not_hidden():
     with pytest.raises(TypeError, match="mistake"):
         choose(Machine(map=TypeError("mistake")))
-
-
-def test_a_pod_takes_what_is_the_fastest_in_its_slowest_process(tmp_path):
-    machines = [Machine(map=1.0, unroll=0.5, loop=0.9), Machine(map=1.0, unroll=1.5, loop=0.8)]
-
-    def act(pod):
-        # The others are given a file that nobody is ever to look at.
-        kept = Remembered(tmp_path / ("execution.json" if pod.leads else "never/execution.json"), pod)
-        return [measured.choose(NAMES, machines[pod.index], lambda line: None, kept, "key", pod) for _ in range(2)]
-
-    assert together(2, act)[0] == [["loop", "loop"]] * 2
-    assert [machine.calls for machine in machines] == [[*NAMES] * measured.ROUNDS] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["execution.json"]
-    assert Remembered(tmp_path / "execution.json").get("key", NAMES, pytest.fail).seconds_per_step["unroll"] == 1.5
-
-
-def test_what_fails_in_one_process_is_left_out_in_all():
-    machines = [Machine(map=1.0, unroll=0.5, loop=0.9), Machine(map=1.0, unroll=out_of_memory(), loop=0.8)]
-    lines = [[], []]
-
-    def act(pod):
-        return measured.choose(NAMES, machines[pod.index], lines[pod.index].append, None, "", pod)
-
-    assert together(2, act)[0] == ["loop"] * 2
-    assert [machine.calls.count("unroll") for machine in machines] == [1, 1]
-    assert lines[0] == lines[1]
-    assert "unroll failed" in lines[0][0]
 
 
 def usual():
