@@ -1,4 +1,4 @@
-"""`python -m ssoup_jax.interop export`: writes a stored model for PyTorch, with a model card beside safetensors."""
+"""`python -m ssoup_jax.interop export`: writes a stored model for PyTorch or ONNX, a card beside safetensors."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -10,11 +10,12 @@ import numpy as np
 from ssoup_jax import models
 from ssoup_jax.commands.command_line import Parser, expanded
 from ssoup_jax.commands.show import FORMATS, summarise
-from ssoup_jax.errors import SettingsError
+from ssoup_jax.errors import SettingsError, UserError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.artifacts import Artifact
-from ssoup_jax.interop import by_names, exported, pytorch
+from ssoup_jax.interop import by_names, exported, files, onnx_file, pytorch
 from ssoup_jax.models import ImageShape
+from ssoup_jax.models.layers import Network
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.own import is_own
 from ssoup_jax.pruning.masks import is_kernel
@@ -30,7 +31,7 @@ README, NETWORK = "README.md", "network.py"
 def describe(parser: Parser) -> None:
     """Tells a parser of the command's arguments."""
     parser.add_argument("artifact", type=expanded, metavar="ARTIFACT", help="a folder under <workdir>/artifacts")
-    parser.add_argument("out", type=expanded, metavar="OUT", help=FORMATS)
+    parser.add_argument("out", type=expanded, metavar="OUT", help=f"{FORMATS}, or of ONNX (.onnx)")
     parser.add_argument(
         "--pruned", action="store_true", help="weights and masks apart, as torch.nn.utils.prune has them"
     )
@@ -47,12 +48,14 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
 
     Args:
         artifact: its folder in the store.
-        out: the file; beside one of safetensors a model card, `config.json` and `network.py` are written.
+        out: the file; its suffix says of which kind: PyTorch, safetensors (beside which a model card, `config.json` and
+            `network.py` are written) or ONNX.
         pruned: see `pytorch.write`.
 
     Raises:
         UserError: no artifact, one of a member that diverged, or the file cannot be written.
     """
+    files.check_suffix(out, (*files.FORMATS, ".onnx"))
     record = artifact_folder.read_record(artifact)
     described = record.get("model")
     if record.get("diverged") is not None:
@@ -69,11 +72,14 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
     model = models.build(described["arch"], described["n_classes"], image_shape)
     found = _load(artifact, model, image_shape)
     params, batch_stats = found.variables.params, found.variables.collections["batch_stats"]
-    classes = described.get("classes")
-    pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=classes)
+    about = _about(artifact, out, pruned, record)
+    if files.suffix(out) == ".onnx":
+        _export_onnx(out, model, image_shape, found.variables, about)
+        return
+    pytorch.write(out, model, image_shape, params, batch_stats, found.mask, pruned=pruned, classes=about.classes)
     summarise(pytorch.read(out), image_shape)
-    if out.suffix.lower() == ".safetensors":
-        print(_beside(out, _about(artifact, out, pruned, record)))
+    if files.suffix(out) == ".safetensors":
+        print(_beside(out, about))
 
 
 def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, Any]) -> None:
@@ -89,7 +95,25 @@ def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, An
     print(f"weights: {n_weights}, of them zero: {n_zeros} ({n_zeros / n_weights:.2%})")
 
 
-def _load(artifact: Path, model: models.layers.Network, image_shape: ImageShape) -> Artifact:
+def _export_onnx(out: Path, model: Network, image_shape: ImageShape, variables: Variables, about: About) -> None:
+    if about.pruned:
+        raise SettingsError(f"{out}: --pruned stores masks for PyTorch, which ONNX has no place for")
+    notes = {"classes": about.classes, "normalisation": about.normalisation, "sparsity": about.model.sparsity.prunable}
+    try:
+        data = onnx_file.encode(model, image_shape, variables, notes)
+        difference = onnx_file.deviation(data, model, image_shape, variables)
+    except UserError as error:
+        raise type(error)(f"{out}: {error}") from None
+    onnx_file.write(out, data)
+    height, width, channels = image_shape
+    print(f"{out}: images [batch, {channels}, {height}, {width}], normalised, to logits [batch, {model.n_classes}]")
+    if difference is None:
+        print("not compared with what JAX computes: onnxruntime is not installed")
+    else:
+        print(f"onnxruntime computes the same logits as JAX, to {difference:.1g}")
+
+
+def _load(artifact: Path, model: Network, image_shape: ImageShape) -> Artifact:
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
     like = Variables(params, {"batch_stats": batch_stats})
     return artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)), artifact)

@@ -1,1 +1,1 @@
-"""Exchange with PyTorch."""
+"""Exchange with PyTorch, and ONNX."""

@@ -1,6 +1,7 @@
-"""Exports a stored model to PyTorch, or shows what a PyTorch file holds.
+"""Exports a stored model to PyTorch or ONNX, or shows what a PyTorch file holds.
 
     python -m ssoup_jax.interop export runs/artifacts/phase3-soup-0123456789abcdef soup.pt [--pruned]
+    python -m ssoup_jax.interop export runs/artifacts/phase3-soup-0123456789abcdef soup.onnx
     python -m ssoup_jax.interop show soup.pt
 
 Exit codes: 0 done, 2 something that was given cannot work.
@@ -24,9 +25,9 @@ def main(arguments: list[str]) -> int:
     from ssoup_jax.commands import export, show
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed, and an accelerator may be busy
-    parser = Parser(prog="python -m ssoup_jax.interop", description="Exchange with PyTorch.")
+    parser = Parser(prog="python -m ssoup_jax.interop", description="Exchange with PyTorch and ONNX.")
     commands = parser.add_subparsers(required=True, metavar="export|show")
-    export.describe(commands.add_parser("export", help="write a stored model as a state dict", allow_abbrev=False))
+    export.describe(commands.add_parser("export", help="write a stored model for elsewhere", allow_abbrev=False))
     show.describe(commands.add_parser("show", help="say what a file holds and which models it fits"))
     return answer(parser, arguments)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,6 +22,21 @@ _SAFETENSORS_DTYPES = {
     **{f"{kind}{8 * size}": np.dtype(f"<{kind.lower()}{size}") for kind in "IU" for size in (1, 2, 4, 8)},
     **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
+
+
+FORMATS = (".pt", ".pth", ".safetensors")
+"""Suffixes of the files that `save` writes."""
+
+
+def suffix(path: Path) -> str:
+    """Returns the suffix by which a file's format is told."""
+    return path.suffix.lower()
+
+
+def check_suffix(path: Path, allowed: Sequence[str]) -> None:
+    """Raises a SettingsError if a file's suffix names none of the allowed formats."""
+    if suffix(path) not in allowed:
+        raise SettingsError(f"{path}: found suffix {path.suffix!r}; allowed: {', '.join(allowed)}")
 
 
 def load(path: Path) -> tuple[Arrays, str]:
@@ -67,15 +82,13 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], classes: Classes = None) 
     Raises:
         SettingsError: the file cannot be written, or PyTorch is needed and not there.
     """
-    formats: dict[str, Callable[[Mapping, Classes], bytes]] = {
-        ".pt": torch_files.encode,
-        ".pth": torch_files.encode,
-        ".safetensors": _encode_safetensors,
-    }
-    if path.suffix.lower() not in formats:
-        raise SettingsError(f"{path}: found suffix {path.suffix!r}; allowed: {', '.join(formats)}")
+    check_suffix(path, FORMATS)
     try:
-        data = formats[path.suffix.lower()](arrays, classes)
+        data = (
+            _encode_safetensors(arrays, classes)
+            if suffix(path) == ".safetensors"
+            else torch_files.encode(arrays, classes)
+        )
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
@@ -87,6 +88,35 @@ def test_an_exported_soup_computes_the_same_in_pytorch(stored, tmp_path, capsys,
     np.testing.assert_allclose(twins.logits(twin, images), ours, rtol=1e-5, atol=2e-6)
 
 
+def test_an_exported_soup_computes_the_same_in_onnxruntime(stored, tmp_path, capsys):
+    classes = [f"kind {number}" for number in range(10)]
+    folder = with_record(stored[1], tmp_path / NAME, model=MODEL | {"classes": classes, "mean": [0.5], "std": None})
+    code, printed, errors = run(capsys, "export", folder, tmp_path / "soup.onnx")
+    assert (code, errors) == (0, "")
+    first, second = printed.splitlines()
+    assert first == f"{tmp_path}/soup.onnx: images [batch, 1, 8, 8], normalised, to logits [batch, 10]"
+    assert second.startswith("onnxruntime computes the same logits as JAX, to ")
+    session = onnxruntime.InferenceSession(tmp_path / "soup.onnx", providers=["CPUExecutionProvider"])
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["classes"]) == classes
+    assert json.loads(notes["normalisation"]) == {"mean": [0.5], "std": None}
+    images = np.random.default_rng(0).normal(size=(5, *IMAGE)).astype(np.float32)
+    (found,) = session.run(["logits"], {"images": images.transpose(0, 3, 1, 2)})
+    model = models.build("ResNet8", 10, IMAGE)
+    ours = jax.jit(lambda variables: model.apply(variables, images, train=False))(stored[0].variables.as_flax())
+    np.testing.assert_allclose(found, ours, rtol=1e-5, atol=2e-6)
+
+
+def test_without_onnx_the_export_says_what_is_missing(stored, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, printed, errors = run(capsys, "export", stored[1], tmp_path / "soup.onnx")
+    assert (code, printed) == (2, "")
+    assert errors == (
+        f"error: {tmp_path}/soup.onnx: needs the package onnx, which is not installed; pip install onnx\n"
+    )
+    assert not (tmp_path / "soup.onnx").exists()
+
+
 def with_record(folder, to, **changes):
     """Copies an artifact and changes its record."""
     shutil.copytree(folder, to)
@@ -158,7 +188,9 @@ def test_show_of_a_file_that_fits_nothing(tmp_path, capsys):
         (["show"], "the following arguments are required: FILE"),
         (["show", "missing.pt"], "missing.pt: no such file"),
         (["export", "missing", "a.pt"], "missing: not a stored artifact"),
-        (["export", "ARTIFACT", "a.onnx"], "a.onnx: found suffix '.onnx'; allowed: .pt, .pth, .safetensors"),
+        (["export", "ARTIFACT", "a.h5"], "a.h5: found suffix '.h5'; allowed: .pt, .pth, .safetensors, .onnx"),
+        (["export", "ARTIFACT", "a.onnx", "--pruned"], "a.onnx: --pruned stores masks for PyTorch, which ONNX has no"),
+        (["export", "ARTIFACT", "missing/a.onnx"], "missing/a.onnx: cannot be written: No such file or directory"),
         (["export", "ARTIFACT", "missing/a.pt"], "missing/a.pt: cannot be written: No such file or directory"),
         (["export", "ARTIFACT", "a.pt", "--prune"], "unrecognized arguments: --prune"),
         (["export", "OLD", "a.pt"], "its record does not say which model it is"),
