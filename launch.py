@@ -43,7 +43,7 @@ _STALL = flags.DEFINE_float("stall_minutes", 60.0, "Minutes after which a proces
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
-        _check_folder()
+        _look_here()
         rest = flags.FLAGS([argv[0], *_checked(argv[1:])])
         if _CONFIG.value is None:
             raise SettingsError("--config: not given; for example --config configs/digits_sms.py")
@@ -59,12 +59,17 @@ def parse(argv: list[str]) -> list[str]:
         leave(SettingsError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
-def _check_folder() -> None:
-    """Looks at the folder that this was started in: much fails in one that is gone, and nowhere with a clear word."""
+def _look_here() -> None:
+    """Lets parts of one's own be found in the folder that this was started in.
+
+    Much fails in one that is gone, and nowhere with a clear word.
+    """
     try:
-        os.getcwd()
+        here = os.getcwd()
     except OSError as error:
         raise SettingsError(f"the current folder cannot be used ({error.strerror}); change to another one") from None
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that what is there hides nothing
 
 
 def _checked(arguments: list[str]) -> Iterator[str]:
@@ -124,7 +129,6 @@ def main(argv: list[str]) -> None:
             console = Console()
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
-            sys.path.append(os.getcwd())  # where one's own parts are looked for; last, so that they hide nothing
             settings = make_settings(_CONFIG.value)
             stop.listen(settings.signals)
             if settings.study.methods is None:

@@ -19,7 +19,7 @@ from ssoup_jax import devices, from_arrays, hyper, models, stack_members, train_
 from ssoup_jax.data import sources
 from ssoup_jax.data.batches import Batches
 from ssoup_jax.data.feeds import resident
-from ssoup_jax.library.members import executor
+from ssoup_jax.library.members import executor, load
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.training import classify
 from ssoup_jax.training.classify import Classifier
@@ -63,7 +63,7 @@ def main() -> None:
     made = text(options.batch_size) if options.arch == "transformer" else digits(options.arch, options.batch_size)
     task, batches, start, values, what = made
     keys = jax.random.split(jax.random.key(1), m)
-    execution = executor(options.execution, stack_members([start] * m).params, m)
+    execution = executor(options.execution, load(task, stack_members([start] * m).params, m, options.batch_size))
 
     def run(keys: jax.Array) -> float:
         own = hyper(len(keys), options.steps, keys, **values)

@@ -52,7 +52,9 @@ def get_config() -> ConfigDict:
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
     config.init_from = placeholder(str)  # file of PyTorch or safetensors to take as the dense model, which is then not
     #   trained: the settings of dense training only say which learning rates it has seen; its masks, if it has any,
-    #   stay, and the phases lead from there to the goal
+    #   stay, and the phases lead from there to the goal; for one's own network its own names, or a folder of Orbax's
+    config.init_head = placeholder(str)  # 'fresh': draw the last layer, whatever the file has in its place, and train
+    #   the dense model from there; None: take the model as it is
     config.init_mask = "auto"  # what counts as pruned where the file has no masks: 'zeros': weights that are exactly
     #   zero; 'auto': the same if a tenth of some layer is; 'none': nothing
 

@@ -22,6 +22,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
     "optimizer": (*optimizer.OPTIMIZERS, own.FORM),
     "init_mask": zeros.SETTINGS,
+    "init_head": ("fresh", None),
     "pruning_selector": (*selectors.SELECTORS, own.FORM),
     "retrain_schedule": retrain.NAMES,
     "ensemble_by": tuple(variants.VARIANTS),
@@ -133,6 +134,7 @@ class Settings(BaseModel):
     use_amp: bool
     init_from: str | None
     init_mask: str
+    init_head: str | None
     n_epochs: Epochs
     batch_size: Count
     optimizer: str
@@ -209,6 +211,8 @@ class Settings(BaseModel):
         if self.strategy == "Ensemble" and self.ensemble_method is None:
             allowed = ", ".join((*soups.SOUPS, own.FORM))
             raise SettingsError(f"ensemble_method: found None; strategy='Ensemble' needs one of {allowed}")
+        if self.init_head is not None and self.init_from is None:
+            raise SettingsError(f"init_head: found {self.init_head!r}; it takes the place of what init_from has there")
         ood.parse(self.ood, self.dataset)
         self._check_members()
         values = self.all_splits

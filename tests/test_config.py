@@ -195,6 +195,7 @@ NAMES = [
     ("strategy", "Ensembl", "Ensemble", ("SMS", "Dense", "IMP", "Ensemble")),
     ("optimizer", "sgd", "SGD", ("SGD", "Adam", "AdamW", "LARS")),
     ("init_mask", "zero", "zeros", ("auto", "zeros", "none")),
+    ("init_head", "frsh", "fresh", ("fresh", "None")),
     ("pruning_selector", "globl", "global", ("global", "uniform", "random")),
     ("retrain_schedule", "LLRR", "LLR", ("FT", "LRW", "SLR", "CLR", "LLR", "ALLR")),
     ("ensemble_by", "weight-decay", "weight_decay", VARIANTS),
@@ -241,7 +242,7 @@ def test_unknown_names(setting, value, nearest, allowed):
     assert all(name in listed for name in allowed)
 
 
-@pytest.mark.parametrize("setting", [name for name, *_ in NAMES[:9]])
+@pytest.mark.parametrize("setting", [name for name, *_ in NAMES[:10]])
 @pytest.mark.parametrize("value", [3, ["SMS"], True, {}])
 def test_names_of_the_wrong_type(setting, value):
     assert error_of(**{setting: value}).startswith(f"{setting}: unknown value {value!r}; allowed: ")

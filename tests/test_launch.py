@@ -194,8 +194,9 @@ def test_ones_own_network_in_the_current_folder_is_found_and_named_by_its_source
         "from flax import linen as nn\n\n\n"
         "def make(n_classes):\n    return nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(n_classes)])\n"
     )
+    (tmp_path / "mine_sms.py").write_text(f"import mine\n{DIGITS.read_text()}")  # a config may use it, too
     own = [*SMALL[1:], "--config.arch=mine:make", "--config.strategy=Dense", "--config.ood=None"]
-    done = launch("--config", DIGITS, *own, cwd=tmp_path)
+    done = launch("--config", "mine_sms.py", *own, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/artifacts/*/record.json"))
     assert re.fullmatch("mine:make [0-9a-f]{16}", record["model"]["arch"])

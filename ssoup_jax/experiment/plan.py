@@ -135,7 +135,7 @@ def _dense(settings: Settings, fingerprint: str, init_sha256: str | None, init_m
         "learning_rate": settings.learning_rate,
         "n_epochs_warmup": settings.n_epochs_warmup,
     }
-    if init_sha256 is not None:
+    if init_sha256 is not None and settings.init_head is None:
         return Imported(**history, init_from=init_sha256, init_mask=init_mask)
     return Dense(
         **history,
@@ -143,6 +143,9 @@ def _dense(settings: Settings, fingerprint: str, init_sha256: str | None, init_m
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         loss=_loss(settings),
+        init_from=init_sha256,
+        init_mask=init_mask,
+        init_head=settings.init_head,
     )
 
 

@@ -123,7 +123,7 @@ def train(
         log = EpochLog([folder / METRICS for folder in work.folders], pod=context.pod)
         start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
-    every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
+    every = interval.make(work.every, per_epoch, start.snapshot.step, total)
     started, execution, anything_new = time.perf_counter(), start.execution, False
     with (
         contextlib.ExitStack() as saving,
@@ -144,7 +144,7 @@ def train(
             update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
             log.add(progress)
             stop = work.stop.asked()
-            due = context.pod.agree(every is not None and every.due(progress.step) and progress.step < total)
+            due = context.pod.agree(every.due(progress.step))
             if stop or due:
                 info = {
                     "stages": work.stages,

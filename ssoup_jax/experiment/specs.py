@@ -57,12 +57,18 @@ class Dense(DenseHistory):
         momentum: of the optimizer.
         weight_decay: as the optimizer has it.
         loss: name of one's own; None: softmax cross-entropy.
+        init_from: SHA-256 of the file that it starts from; None: initial weights are drawn.
+        init_mask: see `Imported`.
+        init_head: 'fresh' if the last layer is drawn all the same.
     """
 
     run_id: int
     momentum: float
     weight_decay: float
     loss: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    init_from: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    init_mask: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
+    init_head: str | None = dataclasses.field(default=None, metadata=WHEN_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ class Stage:
     Attributes:
         spec: what determines the result beyond the parents.
         parents: the stages whose artifacts it starts from.
-        label: what this experiment calls a member, its `split_val`, or a dense model that is imported, its file; not
+        label: what this experiment calls a member, its `split_val`, or a dense model that has a file, its name; not
             part of the name.
     """
 
@@ -240,7 +246,7 @@ class Stage:
     @property
     def title(self) -> str:
         """What people call the stage."""
-        origin = f" from {self.label}" if isinstance(self.spec, Imported) else ""
+        origin = f" from {self.label}" if isinstance(self.spec, DenseHistory) and self.label else ""
         return names.title(self.kind, self.phase, self.label) + origin
 
 

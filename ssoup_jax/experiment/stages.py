@@ -42,7 +42,7 @@ def imported(context: Context, stage: Stage) -> Artifact:
 
 
 def dense(context: Context, stage: Stage, work: Work) -> Artifact:
-    """Trains the dense model from scratch.
+    """Trains the dense model, from scratch or from the file that `init_from` names.
 
     Args:
         context: what it works with.
@@ -50,11 +50,16 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         work: where it leaves its traces.
 
     Returns:
-        The artifact; its mask is True everywhere.
+        The artifact; its mask is True everywhere, or what the file has pruned already.
     """
     spec: Dense = stage.spec
-    variables = context.initial_variables(spec.run_id)
-    mask = masks.full_mask(variables.params)
+    if spec.init_from is None:
+        variables = context.initial_variables(spec.run_id)
+        mask, origin = masks.full_mask(variables.params), {}
+    else:
+        found = context.imported.artifact
+        variables, mask = found.variables, found.mask
+        origin = {"init_from": found.record, "notes": context.imported.notes}
     hyper = Hyper(
         values={
             "learning_rate": per_step([context.history(spec).rates]),
@@ -69,7 +74,9 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
     trained = train(context, task, work, stage.title, variables, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
-        held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
+        held.member(trained.variables, 0),
+        mask,
+        {"stage": "Dense", **record, **origin, "training": trained.records[0]},
     )
 
 

@@ -5,7 +5,7 @@ A pruned tensor may be stored as `torch.nn.utils.prune` stores it: `X_orig` and 
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +139,18 @@ def variables_from(checkpoint: Checkpoint, model: Network, image_shape: ImageSha
             )
     state = respelled(checkpoint.tensors, shapes)
     return *from_state_dict(model, image_shape, state), unflatten_dict(leaves)
+
+
+def picked(model: Network, image_shape: ImageShape, params: PyTree, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns parameters of those path names, `'fc/kernel'`, by PyTorch's names and in its layout."""
+    flat = {"/".join(path): leaf for path, leaf in flatten_dict(params).items()}
+    paths = {entry.name: "/".join(entry.path) for entry in entries(model, image_shape) if entry.collection == "params"}
+    return {name: to_torch_layout(np.asarray(flat[path])) for name, path in paths.items() if path in names}
+
+
+def respelled_for(model: Network, image_shape: ImageShape, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gives tensors the names that a network has for them, see `spellings`."""
+    return respelled(found, [entry.name for entry in entries(model, image_shape)])
 
 
 def write(

@@ -1,6 +1,7 @@
 """Pruned weights in a file without masks: weights that are exactly zero."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,19 +21,23 @@ takes more than a tenth of some layer, even where it takes less of the network.
 _WORTH_A_NOTE = 1e-3
 
 
-def as_masks(checkpoint: Checkpoint, init_mask: str) -> tuple[Checkpoint, str | None]:
+def as_masks(
+    checkpoint: Checkpoint, init_mask: str, prunable: Callable[[str], bool] | None = None
+) -> tuple[Checkpoint, str | None]:
     """Makes masks of a checkpoint's zeros, of the layers that have no mask of their own.
 
     Args:
         checkpoint: what `pytorch.read` returned.
         init_mask: 'zeros': every weight that is exactly zero is pruned; 'auto': if so many are that it cannot be by
             chance; 'none': none is.
+        prunable: says by its name what may be pruned; None: whatever has two axes or more.
 
     Returns:
         The checkpoint with the masks that were made; the same object if none was. And what is to be said of it.
     """
     own = checkpoint.masks or {}
-    zero = {name: w == 0 for name, w in checkpoint.tensors.items() if w.ndim > 1 and name not in own}
+    layers = [name for name, w in checkpoint.tensors.items() if (prunable(name) if prunable else w.ndim > 1)]
+    zero = {name: checkpoint.state[name] == 0 for name in layers if name not in own}
     share = float(sum(map(np.count_nonzero, zero.values())) / max(1, sum(layer.size for layer in zero.values())))
     if init_mask == "none" or share == 0:
         return checkpoint, None

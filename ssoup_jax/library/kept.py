@@ -178,12 +178,12 @@ class Kept:
                 start = Snapshot(when, stored["state"], {int(i): int(at) for i, at in info["diverged"].items()})
                 self._on_line(f"{name}: goes on after step {when}, from a checkpoint")
             per_epoch = n_batches(batches.feed.sizes["train"], batches.batch_size)
-            every = interval.make(self._every, per_epoch, start.step) if self._every else None
+            every = interval.make(self._every, per_epoch, start.step, total)
 
             def keep(progress: Progress, snapshot: Snapshot) -> None:
                 own = progress.figures["loss"]
                 losses[progress.active, progress.step - own.shape[1] : progress.step] = own
-                if every is not None and progress.step < total and every.due(progress.step):
+                if every.due(progress.step):
                     own = {i: {"losses": losses[i], "state": one} for i, one in held.own(snapshot.state)}
                     checkpoints.save(progress.step, own, m, {"diverged": snapshot.diverged, "n_steps": total})
                 on_chunk(progress, snapshot)

@@ -68,7 +68,8 @@ def train_members(
         batches: see `from_arrays` and `from_batches`.
         hyper: what the members differ in, see `hyper`.
         mask: of one model, for all members; what it prunes is and stays zero. None: nothing is pruned.
-        execution: how the stack executes: `'auto'`, `'measured'`, `'map'`, `'vmap'`, `'unroll'`, `'loop'`, `'shard'`.
+        execution: how the stack executes: `'auto'`, `'measured'`, `'map'`, `'vmap'`, `'unroll'`, `'loop'`, `'shard'`,
+            `'2x4:vmap'`. Several devices share the members, and batches too where the task can be cut.
         on_chunk: called about once a second, with what was trained and the state, whose arrays the next chunk takes.
         on_divergence: `'exclude'` stops a member that is no longer finite and goes on with the others; or `'fail'`.
         on_line: told what does not fit into memory, and which executor was the fastest.
@@ -108,9 +109,10 @@ def train_members(
         raise SettingsError(f"stack: found {found} member{'s' * (found > 1)}; hyper is of {m}")
     checks.check(task, state, batches.like, hyper)
     checks.notice_remade(task)
+    size = batches.batch_size
     if execution == "measured":
         execution = measured.choose(
-            names.candidates(jax.default_backend(), len(jax.devices()), names.Load(m)),
+            names.candidates(jax.default_backend(), len(jax.devices()), load(task, state.variables.params, m, size)),
             measured.probe(task, batches.feed, jax.device_get(state), hyper, batches.batch_size),
             on_line,
         )
@@ -120,7 +122,7 @@ def train_members(
         start,
         hyper,
         batches.batch_size,
-        executor(execution, state.variables.params, m),
+        executor(execution, load(task, state.variables.params, m, size)),
         on_chunk,
         on_divergence,
         on_line,
@@ -159,10 +161,23 @@ def as_variables(model: PyTree | Variables) -> Variables:
     return model if isinstance(model, Variables) else Variables(model, {})
 
 
-def executor(execution: str, params: PyTree, m: int) -> str:
-    """Returns the full name of the executor that a setting means for m members; leaves of `params` are `[m, ...]`."""
+def load(task: Task, params: PyTree, m: int, batch_size: int) -> names.Load:
+    """Returns what a stack asks of the machine, as far as a task tells; leaves of `params` are `[m, ...]`."""
     convolutional = any(leaf.ndim == 5 for leaf in jax.tree.leaves(params))
-    return names.rule(execution, jax.default_backend(), len(jax.devices()), names.Load(m, convolutional))
+    return names.Load(m, convolutional, None if task.cut is None else batch_size)
+
+
+def executor(execution: str, stack: names.Load) -> str:
+    """Returns the full name of the executor that a setting means for a stack.
+
+    Raises:
+        SettingsError: it has not as many devices as there are, or cuts batches that cannot be cut.
+    """
+    found = names.rule(execution, jax.default_backend(), len(jax.devices()), stack)
+    mesh = names.parse(found).mesh
+    if mesh is not None:
+        names.check_mesh(mesh, len(jax.devices()), stack.batch_size)
+    return found
 
 
 def recalibrate(
@@ -222,7 +237,7 @@ def recalibrate(
         fraction=fraction,
         method=method,
         keys=jax.random.split(key, m) if key.ndim == 0 else key,
-        execution=executor(execution, stack.params, m),
+        execution=executor(execution, load(task, stack.params, m, batches.batch_size)),
         only=collection,
     )
 

@@ -21,7 +21,7 @@ from ssoup_jax.models.simple import Simple
 from ssoup_jax.models.vgg import CONVS_PER_STAGE, VGG
 from ssoup_jax.models.wide_resnet import WideResNet
 from ssoup_jax.own import FORM, is_own
-from ssoup_jax.trees import PyTree
+from ssoup_jax.trees import PyTree, named_leaves
 
 ImageShape = tuple[int, int, int]
 
@@ -102,6 +102,25 @@ def check_arch(arch: str) -> None:
         own.check(arch)
     else:
         _ = _NETWORKS.get(arch) or _cifar_resnet(arch)
+
+
+def last_layer(arch: str, n_classes: int, image_shape: ImageShape) -> list[str]:
+    """Returns the path names of the parameters whose shapes depend on the number of classes.
+
+    Raises:
+        SettingsError: there is none.
+    """
+
+    def shapes(n_classes: int) -> dict[str, Any]:
+        model = build(arch, n_classes, image_shape)
+        params, _ = jax.eval_shape(lambda key: init(model, key, image_shape), jax.random.key(0))
+        return {name: leaf.shape for name, leaf in named_leaves(params).items()}
+
+    own_shapes, others = shapes(n_classes), shapes(n_classes + 1)
+    found = [name for name, shape in own_shapes.items() if others.get(name) != shape]
+    if not found:
+        raise SettingsError(f"init_head: no parameter of {arch} depends on the number of classes")
+    return found
 
 
 def _cifar_resnet(arch: str) -> Callable[..., Network]:

@@ -152,6 +152,7 @@ def test_every_setting_is_in_a_spec_or_says_why_it_is_in_none():
     indirectly = {
         "init_from",
         "init_mask",
+        "init_head",
         "greedy_metric",
     }  # a file, and what is made of it; only for greedy soups: tested elsewhere
     found = in_a_spec | indirectly | DOES_NOT_CHANGE_RESULTS.keys()

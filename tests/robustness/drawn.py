@@ -152,6 +152,8 @@ SOUND: dict[str, st.SearchStrategy] = {
     "use_amp": st.booleans(),
     "init_from": st.sampled_from([None, None, "dense.pt"]),
     "init_mask": st.sampled_from(["auto", "zeros", "none"]),
+    "init_head": st.sampled_from([None, None, "fresh"]),
+    "loss": st.sampled_from([None, None, "optax:squared_error"]),
     "n_epochs": st.integers(1, 200),
     "batch_size": st.integers(1, 1024),
     "learning_rate": _schedules,

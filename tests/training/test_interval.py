@@ -22,6 +22,13 @@ def test_steps_and_epochs(text, first, due):
     assert [step for step in range(first + 1, 9) if every.due(step)] == due
 
 
+def test_it_is_never_time_at_the_end_nor_where_nothing_is_asked_for():
+    every = interval.make("2 steps", steps_per_epoch=3, first_step=0, last_step=6)
+    assert [step for step in range(1, 7) if every.due(step)] == [2, 4]
+    never = interval.make(None, steps_per_epoch=3, first_step=0)
+    assert not any(never.due(step) for step in (1, 10**9))
+
+
 def test_minutes(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(interval.time, "monotonic", lambda: now[0])
