@@ -46,6 +46,9 @@ def get_config() -> ConfigDict:
     #   reference does, where they are to be had; None: none. Does not change what is trained
     config.evaluate_train = placeholder(bool)  # whether finished models are scored on the training split as well;
     #   None: if all images stay on the device. Does not change what is trained; what is finished keeps its figures
+    config.evaluate_every = placeholder(int)  # epochs from one validation of the models in training to the next; 0:
+    #   none; None: 1, or as few as cost at most 3 % of training, which is counted and said. Does not change what is
+    #   trained
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
     config.init_from = placeholder(str)  # file of PyTorch or safetensors to take as the dense model, which is then not

@@ -130,6 +130,7 @@ class Settings(BaseModel):
     data: DataSettings
     ood: str | None
     evaluate_train: bool | None
+    evaluate_every: CountOrZero | None
     arch: str
     use_amp: bool
     init_from: str | None

@@ -33,6 +33,7 @@ class Context:
         execution: the setting: which executor, or how one is chosen.
         mesh: the setting: over which devices members and batches are spread; None: chosen for every stack.
         evaluated: the splits that finished models are evaluated on.
+        evaluate_every: epochs between two validations while a model trains; 0: none.
         console: where progress is shown.
         pod: the processes of this run.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
@@ -46,6 +47,7 @@ class Context:
     execution: str
     mesh: names.Shape | None
     evaluated: tuple[str, ...]
+    evaluate_every: int
     console: Console
     pod: Pod = ALONE
     choices: Remembered | None = None

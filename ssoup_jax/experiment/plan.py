@@ -22,6 +22,7 @@ DOES_NOT_CHANGE_RESULTS = {
     "n_phases": "the amount that a phase prunes is in its spec",
     "ood": "evaluated beside the artifacts",
     "evaluate_train": "what is reported",
+    "evaluate_every": "what is reported",
     "execution": "rounding, and recorded",
     "remat": "memory for time",
     "on_divergence": "whether a sick member ends the run",

@@ -18,7 +18,7 @@ from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
 from ssoup_jax.stack import memory, names
-from ssoup_jax.training import evaluate
+from ssoup_jax.training import curves, evaluate
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
 
@@ -59,6 +59,7 @@ def prepare(
         execution=settings.execution,
         mesh=_mesh(settings),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
+        evaluate_every=curves.interval(settings.evaluate_every, feed),
         console=console,
         pod=pod,
         choices=choices,

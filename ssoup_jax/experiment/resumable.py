@@ -21,6 +21,7 @@ from ssoup_jax.stack.held import Held
 from ssoup_jax.storage.checkpoints import Checkpoints
 from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
+from ssoup_jax.training.curves import Curves
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.hyper import Hyper
 from ssoup_jax.training.step import TrainState
@@ -76,7 +77,14 @@ class _Start:
 
 
 def train(
-    context: Context, work: Work, title: str, variables: Variables, mask: PyTree, hyper: Hyper, batch_size: int
+    context: Context,
+    work: Work,
+    title: str,
+    variables: Variables,
+    mask: PyTree,
+    among: PyTree,
+    hyper: Hyper,
+    batch_size: int,
 ) -> Trained:
     """Trains a stack to its end, from its newest whole checkpoint if there is one.
 
@@ -86,6 +94,7 @@ def train(
         title: what is going on, for the console.
         variables: where every member starts, on the host.
         mask: shared by all.
+        among: the same, but for what the experiment leaves out: what the sparsity of an epoch's line is of.
         hyper: what the members differ in, and how many steps each takes.
         batch_size: examples per step.
 
@@ -112,6 +121,10 @@ def train(
         start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
+    curves = Curves(
+        *(context.classifier, context.feed, variables.params, among, hyper.n_steps, batch_size),
+        *(context.evaluate_every, work.console.line),
+    )
     started, execution, anything_new = time.perf_counter(), start.execution, False
     with (
         contextlib.ExitStack() as saving,
@@ -130,7 +143,7 @@ def train(
                 anything_new = True
             losses = progress.figures["loss"]
             update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
-            log.add(progress)
+            log.add(progress, curves.at(progress, snapshot))
             stop = work.stop.asked()
             due = context.pod.agree(every is not None and every.due(progress.step) and progress.step < total)
             if stop or due:

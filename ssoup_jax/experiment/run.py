@@ -25,6 +25,7 @@ from ssoup_jax.report.console import Console
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
+from ssoup_jax.training import curves
 from ssoup_jax.training.measured import Remembered
 
 
@@ -60,6 +61,8 @@ def run(
     store = Store(workdir, on_damage=console.line, pod=pod)
     _check_parents(plan, store)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
+    if settings.evaluate_every is None:
+        console.line(curves.said(context.evaluate_every, context.feed))
     imported_notes = context.imported.notes if context.imported else ()
     for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
         console.line(note)

@@ -64,7 +64,7 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         keys=key(spec.run_id, "Dense", "train")[None],
         names=[stage.title],
     )
-    trained = train(context, work, stage.title, variables, mask, hyper, spec.batch_size)
+    trained = train(context, work, stage.title, variables, mask, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
     return Artifact(
         held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
@@ -100,14 +100,14 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         keys=_member_keys(stages, "train"),
         names=[stage.title for stage in stages],
     )
-    trained = train(context, work, title, pruned, mask, hyper, spec.batch_size)
+    # What the experiment leaves out counts for no goal.
+    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
+    trained = train(context, work, title, pruned, mask, among, hyper, spec.batch_size)
     stack = trained.variables
     for i in trained.diverged:
         # In the place of members that diverged, so that what follows need not know of them.
         stack = held.replaced(stack, i, pruned)
     stack = _recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
-    # What the experiment leaves out counts for no goal.
-    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
     described = records.describe(context, stages[0].dense, stack, among)
     artifacts = []
     for i, stage in enumerate(stages):

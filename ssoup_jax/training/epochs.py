@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -12,15 +13,19 @@ from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.storage.json_files import JsonLines, write_lines
 from ssoup_jax.training.loop import Progress
 
+_NOTHING: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
+
 
 class EpochLog:
     """Gathers chunks of steps into epochs and appends each member's to its own file.
 
     A disk that is full for a while ends no training: what could not be appended is written at the end, with the rest.
 
+    `train_loss` and the task's other figures are means over the epoch's examples as they were trained on, `seconds` and
+    `images_per_second` are the whole stack's.
+
     Args:
-        paths: one file per member; `train_loss` and the task's other figures are means over the epoch's examples as
-            they were trained on, `seconds` and `images_per_second` are the whole stack's.
+        paths: one file per member.
         state: what `state` returned in an earlier process, to go on from; its lines are written again.
         pod: the processes that train the stack; process 0 writes the files.
 
@@ -42,8 +47,13 @@ class EpochLog:
             for line in lines:
                 file.write(line)
 
-    def add(self, chunk: Progress) -> None:
-        """Takes in a chunk; when it ends its epoch, that epoch's lines are written."""
+    def add(self, chunk: Progress, beside: Mapping[int, Mapping[str, Any]] = _NOTHING) -> None:
+        """Takes in a chunk; when it ends its epoch, that epoch's lines are written.
+
+        Args:
+            chunk: what was trained.
+            beside: what else an epoch's line is to say of a member, by index; see `training.curves`.
+        """
         self._seconds += chunk.seconds
         figures = ["loss", *(name for name in chunk.figures if name != "loss")]
         for row, member in enumerate(chunk.active):
@@ -58,9 +68,11 @@ class EpochLog:
             # What a diverged member did after that depends on where the chunk happened to end.
             self._pending[member] += rows[: chunk.taken[row]]
         if chunk.epoch_done:
-            self._end_epoch(chunk.epoch + 1, figures, list(chunk.schedules))
+            self._end_epoch(chunk.epoch + 1, figures, list(chunk.schedules), beside)
 
-    def _end_epoch(self, epoch: int, figures: list[str], schedules: list[str]) -> None:
+    def _end_epoch(
+        self, epoch: int, figures: list[str], schedules: list[str], beside: Mapping[int, Mapping[str, Any]]
+    ) -> None:
         at = len(figures)
         images = sum(row[at] for rows in self._pending for row in rows)
         for member, rows in enumerate(self._pending):
@@ -77,6 +89,7 @@ class EpochLog:
                 **{name: float(np.float32(columns[at + 2 + i][-1])) for i, name in enumerate(schedules)},
                 "seconds": self._seconds,
                 "images_per_second": float(images / self._seconds),
+                **beside.get(member, {}),
             }
             self._lines[member].append(line)
             with self._or_later(member):

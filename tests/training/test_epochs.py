@@ -69,6 +69,19 @@ def test_means_are_over_images_not_steps(tmp_path):
     assert finals == expected
 
 
+def test_a_line_says_of_its_member_what_else_is_known_when_its_epoch_ends(tmp_path):
+    paths = [tmp_path / f"{i}.jsonl" for i in range(2)]
+    with EpochLog(paths) as log:
+        log.add(chunk(1, 0, [0, 1], [[1.0], [2.0]]), {})
+        log.add(chunk(2, 0, [0, 1], [[1.0], [2.0]], done=True), {1: {"val": {"loss": 0.5}}})
+        log.add(chunk(3, 1, [0], [[1.0]], done=True), {0: {"val": {"loss": np.nan}}, 1: {"val": {"loss": 7.0}}})
+        state = log.state()
+    with EpochLog(paths, json.loads(json.dumps(to_json(state)))) as log:
+        assert log.final(1)["val"] == {"loss": 0.5}
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+    assert [[line.get("val") for line in own] for own in lines] == [[None, {"loss": None}] * 2, [{"loss": 0.5}] * 2]
+
+
 def test_process_0_writes_for_all_and_all_know_the_lines(tmp_path):
     def act(pod):
         paths = [tmp_path / ("runs" if pod.leads else "never") / f"{i}.jsonl" for i in range(2)]
