@@ -99,6 +99,8 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
     config.stop_signals = placeholder(str)  # what else asks the run to stop, besides SIGTERM, SIGINT and SIGHUP: names
     #   such as 'SIGUSR1, SIGXCPU' (or SIGUSR2), as a scheduler sends before a limit; None: nothing else
+    config.trackers = placeholder(str)  # who is told of epochs and results besides the workdir's own records: a list
+    #   such as 'tensorboard, wandb', each of which has to be installed; None: nobody
     config.execution = "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most
     #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': by a rule of backend,
     #   network and m; 'measured': the fastest of all as measured at a stage's start

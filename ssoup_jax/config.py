@@ -14,6 +14,7 @@ from ssoup_jax.data import arrays, ood, sources, splits
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
+from ssoup_jax.report.trackers import chosen
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
 from ssoup_jax.training import interval, loop, recalibrate
@@ -55,6 +56,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "mesh": names.parse_mesh,
     "checkpoint_every": interval.parse,
     "stop_signals": _signals,
+    "trackers": chosen.parse,
     "prune_only": functools.partial(masks.read_patterns, "prune_only"),
     "prune_except": functools.partial(masks.read_patterns, "prune_except"),
 }
@@ -162,6 +164,7 @@ class Settings(BaseModel):
     on_divergence: str
     checkpoint_every: str | None
     stop_signals: str | None
+    trackers: str | None
     remat: bool
 
     @field_validator(*_CHOICES, mode="before")

@@ -13,6 +13,7 @@ from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, Tracker
 from ssoup_jax.schedules import pretrain, retrain
 from ssoup_jax.stack import names
 from ssoup_jax.training import classify
@@ -36,6 +37,7 @@ class Context:
         evaluate_every: epochs between two validations while a model trains; 0: none.
         console: where progress is shown.
         pod: the processes of this run.
+        tracker: told of every stage and epoch, in process 0.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
         imported: the dense model that `init_from` names; None: it is trained.
     """
@@ -50,6 +52,7 @@ class Context:
     evaluate_every: int
     console: Console
     pod: Pod = ALONE
+    tracker: Tracker = NULL
     choices: Remembered | None = None
     imported: Import | None = None
 

@@ -17,6 +17,7 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pruning import masks
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, Tracker
 from ssoup_jax.stack import memory, names
 from ssoup_jax.training import curves, evaluate
 from ssoup_jax.training.classify import Classifier
@@ -27,7 +28,12 @@ STREAMED_BLOCK_BYTES = 64 * 2**20
 
 
 def prepare(
-    settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None, pod: Pod = ALONE
+    settings: Settings,
+    dataset: Dataset,
+    console: Console,
+    choices: Remembered | None = None,
+    pod: Pod = ALONE,
+    tracker: Tracker = NULL,
 ) -> Context:
     """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
 
@@ -37,6 +43,7 @@ def prepare(
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks.
         pod: the processes of this run.
+        tracker: told of every stage and epoch.
 
     Raises:
         SettingsError: the network does not fit the images, the file or a pattern of parameters not the network, or a
@@ -62,6 +69,7 @@ def prepare(
         evaluate_every=curves.interval(settings.evaluate_every, feed),
         console=console,
         pod=pod,
+        tracker=tracker,
         choices=choices,
         imported=given,
     )

@@ -16,10 +16,10 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import Run
 from ssoup_jax.stack import executors, held, names
 from ssoup_jax.stack.held import Held
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
 from ssoup_jax.training.curves import Curves
 from ssoup_jax.training.epochs import EpochLog
@@ -34,7 +34,7 @@ class Work:
 
     Attributes:
         stages: the names of the stages.
-        folders: one for each member's `metrics.jsonl`.
+        runs: the same for the tracker, which have been started.
         checkpoints: the group's.
         every: how often a checkpoint is written, see `training.interval`; None: only when a stop is asked for.
         on_divergence: see `loop.train`.
@@ -43,7 +43,7 @@ class Work:
     """
 
     stages: list[str]
-    folders: list[Path]
+    runs: list[Run]
     checkpoints: Path
     every: str | None
     on_divergence: str
@@ -117,7 +117,7 @@ def train(
     if start is None:
         execution = _choose(context, member, hyper, batch_size)
         state = executors.assemble(execution, m, lambda index: member)
-        log = EpochLog([folder / METRICS for folder in work.folders], pod=context.pod)
+        log = EpochLog(work.runs, context.tracker)
         start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
@@ -126,10 +126,11 @@ def train(
         *(context.evaluate_every, work.console.line),
     )
     started, execution, anything_new = time.perf_counter(), start.execution, False
+    log = start.log
+    log.tell_again()
     with (
         contextlib.ExitStack() as saving,
         checkpoints,
-        start.log as log,
         work.console.stage(title, total, start.snapshot.step) as update,
     ):
         update(start.snapshot.step)  # the first step is compiled before it is taken
@@ -227,7 +228,7 @@ def _resume(
         state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
-            EpochLog([folder / METRICS for folder in work.folders], info["log"], context.pod),
+            EpochLog(work.runs, context.tracker, info["log"]),
             float(info["seconds"]),
             execution,
         )

@@ -1,7 +1,9 @@
 """Walks the plan: skips what is finished, runs what is wanted, and reports."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import jax
 
 from ssoup_jax.config import Settings
 from ssoup_jax.data import sources
+from ssoup_jax.data.feeds import Feed
+from ssoup_jax.data.ood import Corruption
 from ssoup_jax.errors import RunError, SettingsError, one_line
 from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
@@ -22,6 +26,7 @@ from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.same import check_same, check_shared
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, Run, Tracker, chosen, tracking
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
@@ -29,8 +34,26 @@ from ssoup_jax.training import curves
 from ssoup_jax.training.measured import Remembered
 
 
+@dataclass(frozen=True)
+class _Launch:
+    """What one call of `run` does all its stages with."""
+
+    context: Context
+    store: Store
+    plan: Plan
+    settings: Settings
+    stop: Stop
+    corruptions: dict[Corruption, Callable[[], Feed]]
+    sweep: Tracker | None
+
+
 def run(
-    settings: Settings, workdir: Path, console: Console, stop: Stop | None = None, pod: Pod = ALONE
+    settings: Settings,
+    workdir: Path,
+    console: Console,
+    stop: Stop | None = None,
+    pod: Pod = ALONE,
+    sweep: Tracker | None = None,
 ) -> dict[str, Any]:
     """Finishes the stages that the settings ask for and reports on the whole experiment.
 
@@ -40,6 +63,7 @@ def run(
         console: where progress is shown.
         stop: says when a stop is asked for; None: never.
         pod: the processes of this run; all of them call this alike.
+        sweep: who awaits the results of the last stage, whether it is run or was finished earlier.
 
     Returns:
         The summary, as written to `summary.json`.
@@ -51,11 +75,14 @@ def run(
     """
     check_same(pod, settings.record())
     check_shared(pod, workdir)
+    pod.first(lambda: chosen.check(settings.trackers))
     options = settings.data.options()
     with pod.patient():  # process 0 may have to download
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod)
+    folder = Workdir(workdir).trackers
+    tracker = chosen.make(settings.trackers, folder, console.line, sweep) if pod.leads else NULL
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions, pod), pod, tracker)
     plan = _plan(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
     store = Store(workdir, on_damage=console.line, pod=pod)
@@ -66,14 +93,15 @@ def run(
     imported_notes = context.imported.notes if context.imported else ()
     for note in (*(f"data: {note}" for note in dataset.notes), *imported_notes):
         console.line(note)
+    launch = _Launch(context, store, plan, settings, stop or Stop(), corruptions, sweep)
     for group in groups(plan.wanted):
         title = group[0].title if len(group) == 1 else f"{group[0].kind} phase {group[0].phase}"
         with _failures_of(title):
-            _finish(context, store, group, stop or Stop(), settings)
+            _finish(launch, group)
     failed = None
     try:
         with _failures_of("out of distribution"):
-            out_of_distribution.evaluate(context, plan, store, corruptions)
+            out_of_distribution.evaluate(context, groups(plan.stages), store, corruptions)
     except RunError as error:  # what is known without it is reported first
         failed = error
     if skipped := getattr(context.feed, "skipped", None):
@@ -110,8 +138,9 @@ def _check_parents(plan: Plan, store: Store) -> None:
             )
 
 
-def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:
+def _finish(launch: _Launch, group: list[Stage]) -> None:
     """Runs what is missing of a group, once no other launch is at it."""
+    context, store = launch.context, launch.store
     names, missing = [stage.name for stage in group], []
     if not all(map(store.has, names)):
         with lock.hold(map(store.workdir.lock, names), context.console.line, pod=context.pod):
@@ -119,20 +148,26 @@ def _finish(context: Context, store: Store, group: list[Stage], stop: Stop, sett
             store.recover()
             missing = [stage for stage in group if not store.has(stage.name)]
             if missing:
-                _run_group(context, store, missing, stop, settings)
+                _run_group(launch, missing)
     # Of a stack that was cut off, and whose members were then finished one by one.
     store.discard_checkpoints(names)
     for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage.name)}")
+        if launch.sweep:
+            parents = [Stored(store, parent.name, None) for parent in stage.parents]
+            record = results.for_trackers(stage, store.record(stage.name), parents)
+            launch.sweep.summary(_run(launch, stage, store.path(stage.name)), record)
     for warning in results.warnings(store, group):
         context.console.line(f"warning: {warning}")
 
 
-def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, settings: Settings) -> None:
+def _run_group(launch: _Launch, group: list[Stage]) -> None:
+    context, store, settings, stop = launch.context, launch.store, launch.settings, launch.stop
     names = [stage.name for stage in group]
+    runs = [_run(launch, stage, store.begin(stage.name)) for stage in group]
     work = Work(
         stages=names,
-        folders=[store.begin(name) for name in names],
+        runs=runs,
         checkpoints=store.checkpoints(names),
         every=settings.checkpoint_every,
         on_divergence=_on_divergence(settings, group),
@@ -141,11 +176,42 @@ def _run_group(context: Context, store: Store, group: list[Stage], stop: Stop, s
     )
     like = artifacts.like(context.like)
     parents = [Stored(store, parent.name, like) for parent in group[0].parents]
-    finished = _artifacts(context, group, parents, work)
-    with stop.saving():
-        store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
-    for stage, artifact in zip(group, finished, strict=True):
-        context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
+    with tracking(context.tracker, runs):
+        finished = _artifacts(context, group, parents, work)
+        for run_, stage, artifact in zip(runs, group, finished, strict=True):
+            context.tracker.summary(run_, results.for_trackers(stage, artifact.record, parents))
+        with stop.saving():
+            store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
+        for stage, artifact in zip(group, finished, strict=True):
+            context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
+        for run_, scores in zip(runs, _out_of_distribution(launch, group), strict=True):
+            context.tracker.summary(run_, {"ood": scores})
+
+
+def _run(launch: _Launch, stage: Stage, folder: Path) -> Run:
+    """Describes a stage to the tracker; its settings say which of the experiment's stages it is."""
+    settings, member = launch.settings, stage.label if stage.kind == "IMP" else None
+    own = {"strategy": stage.kind, "phase": stage.phase or None, "split_val": member}
+    title = re.sub(r"[^\w.=+-]+", "-", f"{settings.dataset}-{settings.arch}-m={len(settings.all_splits)}")[-100:]
+    return Run(
+        name=stage.name,
+        title=stage.title,
+        kind=stage.kind,
+        phase=stage.phase,
+        member=member,
+        group=f"{title}-{launch.plan.digest[:8]}",
+        config=settings.record() | own,
+        folder=folder,
+    )
+
+
+def _out_of_distribution(launch: _Launch, group: Sequence[Stage]) -> list[dict[str, Any] | None]:
+    """Evaluates what was just stored; what fails here fails again when all is evaluated, and is said then."""
+    with contextlib.suppress(RunError), _failures_of("out of distribution"):
+        out_of_distribution.evaluate(launch.context, [group], launch.store, launch.corruptions)
+    names = list(map(str, launch.corruptions))
+    found = [out_of_distribution.read(launch.store, stage, launch.context.pod) for stage in group]
+    return [out_of_distribution.mean(scores, names) for scores in found]
 
 
 def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> list[Artifact]:
