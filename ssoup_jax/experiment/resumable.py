@@ -40,6 +40,7 @@ class Work:
         on_divergence: see `loop.train`.
         stop: says when a stop is asked for.
         console: where progress is shown.
+        started: when this process began with them, see `provenance.now`.
     """
 
     stages: list[str]
@@ -49,6 +50,7 @@ class Work:
     on_divergence: str
     stop: Stop
     console: Console
+    started: str
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Trained:
         variables: leaves `[m, ...]`, on the host, where slicing a stack compiles nothing; or spread over a mesh.
         records: each member's figures, JSON-ready.
         diverged: the step at which a member's loss or weights were no longer finite.
+        started: when it began, in an earlier process if it was cut off.
     """
 
     variables: Held
     records: list[dict[str, Any]]
     diverged: dict[int, int]
+    started: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class _Start:
     log: EpochLog
     seconds: float
     execution: str
+    started: str
 
 
 def train(
@@ -108,7 +113,7 @@ def train(
     m, total = len(hyper.n_steps), int(np.max(hyper.n_steps))
     if not total:
         stack = trees.stack([jax.device_get(variables)] * m)
-        return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
+        return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {}, work.started)
     member = step.init_member(context.task, hyper.values, variables, mask)
     checkpoints = Checkpoints(
         work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
@@ -118,7 +123,7 @@ def train(
         execution = _choose(context, member, hyper, batch_size)
         state = executors.assemble(execution, m, lambda index: member)
         log = EpochLog(work.runs, context.tracker)
-        start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
+        start = _Start(loop.Snapshot(0, state), log, 0.0, execution, work.started)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step) if work.every else None
     curves = Curves(
@@ -155,6 +160,7 @@ def train(
                     "seconds": start.seconds + time.perf_counter() - started,
                     "log": log.state(),
                     "execution": execution,
+                    "started": start.started,
                 }
                 own = {index: _stored(state) for index, state in held.own(snapshot.state)}
                 checkpoints.save(snapshot.step, own, m, info)
@@ -180,7 +186,7 @@ def train(
         how = {"seconds": start.seconds + time.perf_counter() - started, "execution": execution}
         records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
         variables = held.combine(lambda state: state.variables, trained.state)
-        return Trained(jax.device_get(variables), records, trained.diverged)
+        return Trained(jax.device_get(variables), records, trained.diverged, start.started)
 
 
 def _choose(context: Context, member: TrainState, hyper: Hyper, batch_size: int) -> str:
@@ -231,6 +237,7 @@ def _resume(
             EpochLog(work.runs, context.tracker, info["log"]),
             float(info["seconds"]),
             execution,
+            str(info.get("started", work.started)),
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         # Whole but not ours: its manifest is right, so somebody else wrote it.

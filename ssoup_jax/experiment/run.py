@@ -14,14 +14,14 @@ from ssoup_jax.data import sources
 from ssoup_jax.data.feeds import Feed
 from ssoup_jax.data.ood import Corruption
 from ssoup_jax.errors import RunError, SettingsError, one_line
-from ssoup_jax.experiment import artifacts, out_of_distribution, results, stages
+from ssoup_jax.experiment import artifacts, out_of_distribution, provenance, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.imported import Import
 from ssoup_jax.experiment.plan import Plan, groups, make_plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Stage
+from ssoup_jax.experiment.specs import Dense, Imported, Retrain, Soup, Stage
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.same import check_same, check_shared
@@ -173,11 +173,14 @@ def _run_group(launch: _Launch, group: list[Stage]) -> None:
         on_divergence=_on_divergence(settings, group),
         stop=stop,
         console=context.console,
+        started=provenance.now(),
     )
     like = artifacts.like(context.like)
     parents = [Stored(store, parent.name, like) for parent in group[0].parents]
     with tracking(context.tracker, runs):
         finished = _artifacts(context, group, parents, work)
+        for artifact in finished:
+            artifact.record[provenance.KEY] = _provenance(context, group[0], artifact.record, work.started)
         for run_, stage, artifact in zip(runs, group, finished, strict=True):
             context.tracker.summary(run_, results.for_trackers(stage, artifact.record, parents))
         with stop.saving():
@@ -186,6 +189,15 @@ def _run_group(launch: _Launch, group: list[Stage]) -> None:
             context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
         for run_, scores in zip(runs, _out_of_distribution(launch, group), strict=True):
             context.tracker.summary(run_, {"ood": scores})
+
+
+def _provenance(context: Context, stage: Stage, record: dict[str, Any], started: str) -> dict[str, Any]:
+    """Describes where an artifact comes from; its stage knows when it began, if that was not now."""
+    training = record.get("training") or {}
+    execution = training.get("execution")
+    if isinstance(stage.spec, Soup):
+        execution = context.executor(len(stage.parents), stage.spec.batch_size)
+    return provenance.describe(record.get(provenance.KEY, {}).get("started", started), execution)
 
 
 def _run(launch: _Launch, stage: Stage, folder: Path) -> Run:

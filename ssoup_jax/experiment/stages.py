@@ -8,7 +8,7 @@ import numpy as np
 
 from ssoup_jax import soups, trees
 from ssoup_jax.errors import RunError
-from ssoup_jax.experiment import doubts, records
+from ssoup_jax.experiment import doubts, provenance, records
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
@@ -66,9 +66,8 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
     )
     trained = train(context, work, stage.title, variables, mask, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
-    return Artifact(
-        held.member(trained.variables, 0), mask, {"stage": "Dense", **record, "training": trained.records[0]}
-    )
+    record |= {"training": trained.records[0], provenance.KEY: {"started": trained.started}}
+    return Artifact(held.member(trained.variables, 0), mask, {"stage": "Dense", **record})
 
 
 def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work) -> list[Artifact]:
@@ -113,6 +112,7 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
     for i, stage in enumerate(stages):
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
         record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
+        record[provenance.KEY] = {"started": trained.started}
         own = held.member(stack, i)
         _check_pruned(own.params, mask, title)
         if i in trained.diverged:

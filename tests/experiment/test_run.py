@@ -403,8 +403,8 @@ def test_a_member_trained_under_another_name_is_reported_under_its_own(tmp_path)
     assert phase["soup"]["ingredients"] == [decay, 1e-2]
 
 
-TIMES = {"seconds", "images_per_second"}
-"""What a record says of time; all else is equal, however a run was cut."""
+TIMES = {"seconds", "images_per_second", "provenance"}
+"""What a record says of time, and of when and where; all else is equal, however a run was cut."""
 
 
 def untimed(record):
