@@ -5,11 +5,13 @@ stopped by signal n (130 by Ctrl-C, 143 by SIGTERM): in training after a checkpo
 stops at once.
 """
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # There is nothing to save yet, and a KeyboardInterrupt while libraries start can end up in one of their callbacks.
@@ -18,7 +20,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import base
+from configs import base, dictionary
 from ssoup_jax import devices, streams
 from ssoup_jax.errors import SettingsError, UserError, unknown
 from ssoup_jax.experiment.stop import Stop
@@ -27,6 +29,7 @@ from ssoup_jax.pod.clusters import Found
 from ssoup_jax.pod.place import HOW, find, unasked
 from ssoup_jax.pod.start import finish, start
 
+_AGENT = "WANDB_SWEEP_PARAM_PATH"  # an agent of Weights & Biases sets it for what it starts
 _HERE = Path(__file__).resolve().parent
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's settings, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where artifacts and summaries are kept.")
@@ -37,6 +40,11 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, where a cluster does not say.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where a cluster does not say.")
 _HEARTBEAT = flags.DEFINE_float("heartbeat", 60.0, "Seconds without a word after which a process is gone.", 1.0)
+_FROM_WANDB = flags.DEFINE_bool(
+    "from_wandb",
+    False,
+    "Take settings from the run of Weights & Biases that this is, over those of --config.",
+)
 _STALL = flags.DEFINE_float("stall_minutes", 60.0, "Minutes after which a process that does not go on is stuck.", 0.1)
 
 
@@ -44,12 +52,16 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line and exit code 2."""
     try:
         _look_here()
-        rest = flags.FLAGS([argv[0], *_checked(argv[1:])])
-        if _CONFIG.value is None:
+        # An agent repeats what the run's dictionary has.
+        given = dictionary.without(argv[1:], base.get_config()) if _AGENT in os.environ else argv[1:]
+        rest = flags.FLAGS([argv[0], *_checked(given)])
+        if _from_wandb() and _DISTRIBUTED.value != "none":
+            raise SettingsError("--from_wandb: found with --distributed; a run of a sweep is one process")
+        if _CONFIG.value is None and not _from_wandb():
             raise SettingsError("--config: not given; for example --config configs/digits_sms.py")
         if rest[1:]:
             raise SettingsError(f"command line: found {rest[1]!r}; settings are given as --config.KEY=VALUE")
-        dict(_CONFIG.value)  # a config file that failed to load raises when it is first looked at
+        dict(_CONFIG.value or ())  # a config file that failed to load raises when it is first looked at
         return rest
     except UserError as error:
         leave(error)
@@ -82,8 +94,7 @@ def _checked(arguments: list[str]) -> Iterator[str]:
                 argument = f"--config={_config_file(value)}"
         elif name.startswith("config.") and argument.startswith("-"):
             setting = name.removeprefix("config.")
-            known = base.get_config()
-            known = [*known, *(f"{group}.{inner}" for group in ("data", "study") for inner in known[group])]
+            known = dictionary.names(base.get_config())
             if setting not in known:
                 raise unknown("setting", setting, known)
             if setting == "members" and given and value != "None":
@@ -129,12 +140,13 @@ def main(argv: list[str]) -> None:
             console = Console()
             for line in (*notes, *devices.keep_compiled_programs()):
                 console.line(line)
-            settings = make_settings(_CONFIG.value)
-            stop.listen(settings.signals)
-            if settings.study.methods is None:
-                run(settings, workdir, console, stop, pod, make_settings(base.get_config()))
-            else:
-                run_study(settings, workdir, console, stop, pod)
+            with _chosen(workdir, console.line) as (values, sweep):
+                settings = make_settings(values)
+                stop.listen(settings.signals)
+                if settings.study.methods is None:
+                    run(settings, workdir, console, stop, pod, make_settings(base.get_config()), sweep)
+                else:
+                    run_study(settings, workdir, console, stop, pod)
             finish(pod)
         except Exception as error:
             if pod.size > 1:
@@ -142,6 +154,27 @@ def main(argv: list[str]) -> None:
             if not isinstance(error, UserError):
                 raise
             leave(error)
+
+
+def _from_wandb() -> bool:
+    return _FROM_WANDB.value or _AGENT in os.environ
+
+
+@contextlib.contextmanager
+def _chosen(workdir: Path, on_line: Callable[[str], None]) -> Iterator[tuple[Any, Any]]:
+    """Yields all settings, not validated, and the tracker of a sweep's run, if they come from there."""
+    if not _from_wandb():
+        yield _CONFIG.value, None
+        return
+    from ssoup_jax.report.trackers import Guarded, chosen
+
+    chosen.check("wandb")
+    from ssoup_jax.report.trackers import sweep
+
+    with sweep.run(workdir / "trackers") as own:
+        given = own.settings
+        on_line(f"settings of {own.name}: {', '.join(f'{name}={given[name]!r}' for name in sorted(given)) or 'none'}")
+        yield dictionary.merged(_CONFIG.value or base.get_config(), given), Guarded(own, "wandb", on_line)
 
 
 def _folder(text: str) -> Path:

@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     #   reference does, where they are to be had; None: none. Does not change what is trained
     config.evaluate_train = placeholder(bool)  # whether finished models are scored on the training split as well;
     #   None: if all images stay on the device. Does not change what is trained; what is finished keeps its figures
+    config.evaluate_every = placeholder(int)  # epochs from one validation of the models in training to the next; 0:
+    #   none; None: 1, or as few as cost at most 3 % of training, which is counted and said. Does not change what is
+    #   trained
     config.arch = "ResNet20"  # 'Simple', 'ResNet20', 'ResNet56', ...; an unknown name lists them all; one's own:
     #   'my_package.nets:make', of n_classes (and image_shape, dtype, remat) a flax.linen.Module, see docs/library.md
     config.use_amp = False  # True: compute in bfloat16; parameters and BatchNorm statistics stay float32
@@ -126,6 +129,8 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = "10 minutes"  # 'N steps', 'N epochs' or 'N minutes' of training; None: never
     config.stop_signals = placeholder(str)  # what else asks the run to stop, besides SIGTERM, SIGINT and SIGHUP: names
     #   such as 'SIGUSR1, SIGXCPU' (or SIGUSR2), as a scheduler sends before a limit; None: nothing else
+    config.trackers = placeholder(str)  # who is told of epochs and results besides the workdir's own records: a list
+    #   such as 'tensorboard, wandb', each of which has to be installed; None: nobody
     config.execution = "auto"  # how a stack executes: 'map', 'vmap', 'unroll', 'loop'; 'vmap:4', 'unroll:4': at most
     #   four members at a time; 'shard', 'shard:map', ...: spread over all devices; 'auto': by a rule of backend,
     #   network and m; 'measured': the fastest of all as measured at a stage's start

@@ -14,6 +14,7 @@ from ssoup_jax.data.settings import DataSettings, Number
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.interop import zeros
 from ssoup_jax.pruning import masks, selectors
+from ssoup_jax.report.trackers import chosen
 from ssoup_jax.schedules import grammar, retrain
 from ssoup_jax.stack import names
 from ssoup_jax.training import classify, interval, loop, optimizer, recalibrate
@@ -73,6 +74,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "checkpoint_every": interval.parse,
     "stop_signals": _signals,
     "shard": parse_shard,
+    "trackers": chosen.parse,
     "prune_only": functools.partial(masks.read_patterns, "prune_only"),
     "prune_except": functools.partial(masks.read_patterns, "prune_except"),
 }
@@ -130,6 +132,7 @@ class Settings(BaseModel):
     data: DataSettings
     ood: str | None
     evaluate_train: bool | None
+    evaluate_every: CountOrZero | None
     arch: str
     use_amp: bool
     init_from: str | None
@@ -171,6 +174,7 @@ class Settings(BaseModel):
     checkpoint_every: str | None
     stop_signals: str | None
     shard: str | None
+    trackers: str | None
     remat: bool
     study: StudySettings
 

@@ -12,7 +12,7 @@ from ssoup_jax import devices, trees
 from ssoup_jax.commands.command_line import Parser, answer, expanded
 from ssoup_jax.data.feeds import n_batches
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment import landscape, results
+from ssoup_jax.experiment import landscape
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import key
 from ssoup_jax.experiment.finished import Finished, find
@@ -168,7 +168,7 @@ def _largest(heights: list[float | None]) -> float:
 
 
 def _write(found: Finished, phase: int, content: dict[str, Any]) -> tuple[Path, Path]:
-    folder = found.workdir.experiment(results.digest(found.plan))
+    folder = found.workdir.experiment(found.plan.digest)
     folder.mkdir(parents=True, exist_ok=True)
     data, picture = (folder / f"barriers-phase{phase}.{suffix}" for suffix in ("json", "png"))
     write_json(data, content)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ssoup_jax.commands import provenance
 from ssoup_jax.commands.command_line import Parser, answer, expanded
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import names
@@ -43,6 +44,7 @@ class Found:
         test_accuracy: fraction.
         sparsity: fraction of the prunable weights that are zero.
         problem: what is damaged.
+        provenance: where it came from, as its record says; see `docs/records.md`.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Found:
     test_accuracy: float | None = None
     sparsity: float | None = None
     problem: str | None = None
+    provenance: dict[str, Any] | None = None
 
 
 def survey(path: Path, verify: bool = True, on_bytes: Callable[[int], None] = lambda count: None) -> list[Found]:
@@ -107,6 +110,7 @@ def _artifact(folder: Path, verify: bool, on_bytes: Callable[[int], None], insid
         member=_number(record.get("split_val")),
         test_accuracy=_number(_entry(record, "metrics", "test", "accuracy")),
         sparsity=_number(_entry(record, "sparsity", "prunable")),
+        provenance=provenance.of(record),
     )
 
 
@@ -224,6 +228,8 @@ def _run(options: Namespace) -> int:
     else:
         console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 240)
         console.print(table(found))
+        for line in provenance.lines([one.provenance for one in found if one.provenance is not None]):
+            console.print(line, soft_wrap=True)
         for one in damaged:
             console.print(f"damaged: {one.name}: {one.problem}", soft_wrap=True)
         checked = "" if options.no_verify or damaged else "; every file is as it was stored"

@@ -15,6 +15,7 @@ from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, Tracker
 from ssoup_jax.schedules import pretrain, retrain
 from ssoup_jax.stack import names
 from ssoup_jax.training import classify
@@ -37,8 +38,10 @@ class Context:
         execution: the setting: which executor, or how one is chosen.
         mesh: the setting: over which devices members and batches are spread; None: chosen for every stack.
         evaluated: the splits that finished models are evaluated on.
+        evaluate_every: epochs between two validations while a model trains; 0: none.
         console: where progress is shown.
         pod: the processes of this run.
+        tracker: told of every stage and epoch, in process 0.
         choices: which executor was the fastest for earlier stacks, for `measured`; None: not kept.
         imported: the dense model that `init_from` names; None: it is trained.
     """
@@ -51,8 +54,10 @@ class Context:
     execution: str
     mesh: names.Shape | None
     evaluated: tuple[str, ...]
+    evaluate_every: int
     console: Console
     pod: Pod = ALONE
+    tracker: Tracker = NULL
     choices: Remembered | None = None
     imported: Import | None = None
 

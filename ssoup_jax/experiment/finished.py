@@ -12,7 +12,7 @@ from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Split
 from ssoup_jax.data.feeds import Feed, Resident
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.experiment import artifacts, results
+from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan
@@ -116,7 +116,7 @@ def find(workdir: Path, digest: str | None, n_images: int, console: Console) -> 
     few = dataclasses.replace(dataset, val=_evenly(dataset.val, n_images), test=_evenly(dataset.test, n_images))
     context = prepare(settings, few, console)
     plan = plan_of(settings, dataset.fingerprint, context.imported)
-    if not place.experiment(results.digest(plan)).is_dir():
+    if not place.experiment(plan.digest).is_dir():
         raise SettingsError(
             f"{path}: its settings lead to other names than it has; its data, or this version, are others"
         )

@@ -5,7 +5,7 @@ Other corruptions can so be asked for later, and nothing is trained again.
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from ssoup_jax.data.ood import Corruption
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.context import Context, key
-from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.storage.json_files import write_json
@@ -79,17 +78,22 @@ def _published(dataset: str, corruption: Corruption, data_dir: str | None, downl
     return Resident(examples, {SPLIT: np.arange(len(split), dtype=np.int32)})
 
 
-def evaluate(context: Context, plan: Plan, store: Store, wanted: dict[Corruption, Callable[[], Feed]]) -> None:
-    """Evaluates every finished stage of a plan on the corruptions that it has not been evaluated on.
+def evaluate(
+    context: Context,
+    groups: Iterable[Sequence[Stage]],
+    store: Store,
+    wanted: dict[Corruption, Callable[[], Feed]],
+) -> None:
+    """Evaluates every finished stage on the corruptions that it has not been evaluated on.
 
     Args:
         context: the experiment's.
-        plan: its stages.
+        groups: its stages; those of a group are evaluated as one stack.
         store: their artifacts.
         wanted: see `available`.
     """
     todo, pod = [], context.pod
-    for group in ((plan.dense,), *plan.candidates, *((soup,) for soup in plan.soups)):
+    for group in groups:
         finished = [stage for stage in group if store.has(stage.name) and store.record(stage.name)["metrics"]]
         missing = [one for one in wanted if any(str(one) not in read(store, stage, pod) for stage in finished)]
         todo += [(finished, missing)] if missing else []

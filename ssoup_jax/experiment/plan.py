@@ -1,5 +1,6 @@
 """Which stages an experiment has, in which order: the algorithm of the paper as a tree of specs."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ DOES_NOT_CHANGE_RESULTS = {
     "n_phases": "the amount that a phase prunes is in its spec",
     "ood": "evaluated beside the artifacts",
     "evaluate_train": "what is reported",
+    "evaluate_every": "what is reported",
     "execution": "rounding, and recorded",
     "remat": "memory for time",
     "on_divergence": "whether a sick member ends the run",
     "checkpoint_every": "how often a checkpoint is written",
     "stop_signals": "what asks for a stop",
+    "trackers": "who is told",
     "mesh": "which devices train what",
     "study": "which experiments a launch runs",
     "shard": "which of them",
@@ -53,6 +56,12 @@ class Plan:
     candidates: tuple[tuple[Stage, ...], ...]
     soups: tuple[Stage, ...]
     wanted: tuple[Stage, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all its stages."""
+        stages = [self.dense, *itertools.chain(*self.candidates), *self.soups]
+        return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -19,8 +19,9 @@ from ssoup_jax.own import is_own
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, Tracker
 from ssoup_jax.stack import memory, names
-from ssoup_jax.training import classify, evaluate, optimizer
+from ssoup_jax.training import classify, curves, evaluate, optimizer
 from ssoup_jax.training.classify import Classifier
 from ssoup_jax.training.measured import Remembered
 
@@ -29,7 +30,12 @@ STREAMED_BLOCK_BYTES = 64 * 2**20
 
 
 def prepare(
-    settings: Settings, dataset: Dataset, console: Console, choices: Remembered | None = None, pod: Pod = ALONE
+    settings: Settings,
+    dataset: Dataset,
+    console: Console,
+    choices: Remembered | None = None,
+    pod: Pod = ALONE,
+    tracker: Tracker = NULL,
 ) -> Context:
     """Builds the model for the data, reads the file of `init_from`, and puts the data on the device.
 
@@ -39,6 +45,7 @@ def prepare(
         console: where progress is shown.
         choices: which executor was the fastest for earlier stacks.
         pod: the processes of this run.
+        tracker: told of every stage and epoch.
 
     Raises:
         SettingsError: the network does not fit the images, the file or a pattern of parameters not the network, or a
@@ -64,8 +71,10 @@ def prepare(
         execution=settings.execution,
         mesh=_mesh(settings, classifier.model.can_be_cut),
         evaluated=evaluate.splits(settings.evaluate_train, feed),
+        evaluate_every=curves.interval(settings.evaluate_every, feed),
         console=console,
         pod=pod,
+        tracker=tracker,
         choices=choices,
         imported=given,
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import logging
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 from ssoup_jax import errors
 from ssoup_jax.config import Settings
 from ssoup_jax.experiment import names, out_of_distribution
+from ssoup_jax.experiment.artifacts import Stored
 from ssoup_jax.experiment.plan import Plan, groups
 from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.pod import ALONE, Pod
@@ -57,7 +57,7 @@ def report(
     workdir = store.workdir
     found = summarise(settings, plan, store, corruptions, pod)
     found |= to_json({"data": data, "changed": None if defaults is None else settings.changed(defaults)})
-    folder = workdir.experiment(digest(plan))
+    folder = workdir.experiment(plan.digest)
     json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, workdir.summary))
     looks = {PLOT: (_plot, workdir.plot), PAGE: (functools.partial(_page, workdir), workdir.page)}
     problems = {
@@ -176,6 +176,19 @@ def one_line(record: dict[str, Any]) -> str:
     return ", ".join([*parts, f"sparsity {record['sparsity']['prunable']:.2%}"])
 
 
+def for_trackers(stage: Stage, record: dict[str, Any], parents: Sequence[Stored]) -> dict[str, Any]:
+    """Returns a stage's record as it will be read; a soup's with the mean and the best of its candidates' metrics."""
+    found = to_json(record)
+    if stage.kind != "Ensemble":
+        return found
+    candidates = [(one.label, parent.record["metrics"]) for one, parent in zip(stage.parents, parents, strict=True)]
+    chosen = [metrics for label, metrics in candidates if label in record["ingredients"]]
+    for name, group in (("candidates", [metrics for _, metrics in candidates]), ("selected", chosen)):
+        mean, best = summary.mean_and_max(group)
+        found[name] |= {"mean": mean, "max": best}
+    return found
+
+
 def _phase(
     phase: int,
     candidates: list[dict],
@@ -205,9 +218,3 @@ def _phase(
             found |= {"soup": model(stage) | {"ingredients": ingredients}, **record["candidates"]}
             found["selected"] = record["selected"] | {"candidates_mean": mean, "candidates_max": best}
     return found
-
-
-def digest(plan: Plan) -> str:
-    """Returns what the folder of an experiment is called."""
-    stages = [plan.dense, *(stage for members in plan.candidates for stage in members), *plan.soups]
-    return hashlib.sha256(" ".join(stage.digest for stage in stages).encode()).hexdigest()[:16]

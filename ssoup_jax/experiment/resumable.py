@@ -18,11 +18,12 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import Run
 from ssoup_jax.stack import executors, held, names
 from ssoup_jax.stack.held import Held
 from ssoup_jax.storage.checkpoints import Checkpoints
-from ssoup_jax.storage.layout import METRICS
 from ssoup_jax.training import interval, loop, measured, step
+from ssoup_jax.training.curves import Curves
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.hyper import Hyper
 from ssoup_jax.training.step import TrainState
@@ -36,21 +37,23 @@ class Work:
 
     Attributes:
         stages: the names of the stages.
-        folders: one for each member's `metrics.jsonl`.
+        runs: the same for the tracker, which have been started.
         checkpoints: the group's.
         every: how often a checkpoint is written, see `training.interval`; None: only when a stop is asked for.
         on_divergence: see `loop.train`.
         stop: says when a stop is asked for.
         console: where progress is shown.
+        started: when this process began with them, see `provenance.now`.
     """
 
     stages: list[str]
-    folders: list[Path]
+    runs: list[Run]
     checkpoints: Path
     every: str | None
     on_divergence: str
     stop: Stop
     console: Console
+    started: str
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Trained:
         variables: leaves `[m, ...]`, on the host, where slicing a stack compiles nothing; or spread over a mesh.
         records: each member's figures, JSON-ready.
         diverged: the step at which a member's loss or weights were no longer finite.
+        started: when it began, in an earlier process if it was cut off.
     """
 
     variables: Held
     records: list[dict[str, Any]]
     diverged: dict[int, int]
+    started: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class _Start:
     log: EpochLog
     seconds: float
     execution: str
+    started: str
 
 
 def train(
@@ -85,6 +91,7 @@ def train(
     title: str,
     variables: Variables,
     mask: PyTree,
+    among: PyTree,
     hyper: Hyper,
     batch_size: int,
 ) -> Trained:
@@ -97,6 +104,7 @@ def train(
         title: what is going on, for the console.
         variables: where every member starts, on the host.
         mask: shared by all.
+        among: the same, but for what the experiment leaves out: what the sparsity of an epoch's line is of.
         hyper: what the members differ in, and how many steps each takes.
         batch_size: examples per step.
 
@@ -110,7 +118,7 @@ def train(
     m, total = len(hyper.n_steps), int(np.max(hyper.n_steps))
     if not total:
         stack = trees.stack([jax.device_get(variables)] * m)
-        return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {})
+        return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {}, work.started)
     member = step.init_member(task, hyper.values, variables, mask)
     checkpoints = Checkpoints(
         work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
@@ -120,15 +128,20 @@ def train(
     if start is None:
         execution = choose()
         state = executors.assemble(execution, m, lambda index: member)
-        log = EpochLog([folder / METRICS for folder in work.folders], pod=context.pod)
-        start = _Start(loop.Snapshot(0, state), log, 0.0, execution)
+        log = EpochLog(work.runs, context.tracker)
+        start = _Start(loop.Snapshot(0, state), log, 0.0, execution, work.started)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step, total)
+    curves = Curves(
+        *(context.classifier, context.feed, variables.params, among, hyper.n_steps, batch_size),
+        *(context.evaluate_every, work.console.line),
+    )
     started, execution, anything_new = time.perf_counter(), start.execution, False
+    log = start.log
+    log.tell_again()
     with (
         contextlib.ExitStack() as saving,
         checkpoints,
-        start.log as log,
         work.console.stage(title, total, start.snapshot.step) as update,
     ):
         update(start.snapshot.step)  # the first step is compiled before it is taken
@@ -142,7 +155,7 @@ def train(
                 anything_new = True
             losses = progress.figures["loss"]
             update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
-            log.add(progress)
+            log.add(progress, curves.at(progress, snapshot))
             stop = work.stop.asked()
             due = context.pod.agree(every.due(progress.step))
             if stop or due:
@@ -153,6 +166,7 @@ def train(
                     "seconds": start.seconds + time.perf_counter() - started,
                     "log": log.state(),
                     "execution": execution,
+                    "started": start.started,
                 }
                 own = {index: _stored(state) for index, state in held.own(snapshot.state)}
                 checkpoints.save(snapshot.step, own, m, info)
@@ -178,7 +192,7 @@ def train(
         how = {"seconds": start.seconds + time.perf_counter() - started, "execution": execution}
         records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
         variables = held.combine(lambda state: state.variables, trained.state)
-        return Trained(jax.device_get(variables), records, trained.diverged)
+        return Trained(jax.device_get(variables), records, trained.diverged, start.started)
 
 
 def _choose(context: Context, task: Task, member: TrainState, hyper: Hyper, batch_size: int) -> str:
@@ -226,9 +240,10 @@ def _resume(
         state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
-            EpochLog([folder / METRICS for folder in work.folders], info["log"], context.pod),
+            EpochLog(work.runs, context.tracker, info["log"]),
             float(info["seconds"]),
             execution,
+            str(info.get("started", work.started)),
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         # Whole but not ours: its manifest is right, so somebody else wrote it.

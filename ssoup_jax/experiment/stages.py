@@ -8,7 +8,7 @@ import numpy as np
 
 from ssoup_jax import soups, trees
 from ssoup_jax.errors import Diverged, RunError
-from ssoup_jax.experiment import doubts, records
+from ssoup_jax.experiment import doubts, provenance, records
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
 from ssoup_jax.experiment.resumable import Work, train
@@ -71,13 +71,10 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
         names=[stage.title],
     )
     task = context.task(spec.optimizer, spec.loss)
-    trained = train(context, task, work, stage.title, variables, mask, hyper, spec.batch_size)
+    trained = train(context, task, work, stage.title, variables, mask, mask, hyper, spec.batch_size)
     (record,) = records.describe(context, spec, trained.variables, mask)
-    return Artifact(
-        held.member(trained.variables, 0),
-        mask,
-        {"stage": "Dense", **record, **origin, "training": trained.records[0]},
-    )
+    record |= origin | {"training": trained.records[0], provenance.KEY: {"started": trained.started}}
+    return Artifact(held.member(trained.variables, 0), mask, {"stage": "Dense", **record})
 
 
 def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work) -> list[Artifact]:
@@ -112,19 +109,21 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         keys=_member_keys(stages, "train"),
         names=[stage.title for stage in stages],
     )
-    trained = train(context, context.task(spec.optimizer, spec.loss), work, title, pruned, mask, hyper, spec.batch_size)
+    # What the experiment leaves out counts for no goal.
+    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
+    task = context.task(spec.optimizer, spec.loss)
+    trained = train(context, task, work, title, pruned, mask, among, hyper, spec.batch_size)
     stack = trained.variables
     for i in trained.diverged:
         # In the place of members that diverged, so that what follows need not know of them.
         stack = held.replaced(stack, i, pruned)
     stack = recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
-    # What the experiment leaves out counts for no goal.
-    among = masks.restrict(mask, spec.prune_only, spec.prune_except)
     described = records.describe(context, stages[0].dense, stack, among)
     artifacts = []
     for i, stage in enumerate(stages):
         record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
         record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
+        record[provenance.KEY] = {"started": trained.started}
         own = held.member(stack, i)
         check_pruned(own.params, mask, title)
         if i in trained.diverged:

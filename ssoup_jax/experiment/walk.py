@@ -1,18 +1,22 @@
 """Runs groups of stages: what is missing of one, as one stack, once no other launch is at it."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 
 from ssoup_jax.errors import RunError, one_line
-from ssoup_jax.experiment import artifacts, averages, results, stages
+from ssoup_jax.experiment import artifacts, averages, provenance, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.specs import Average, Dense, Imported, Retrain, Stage
+from ssoup_jax.experiment.specs import Average, Dense, Imported, Retrain, Soup, Stage
 from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.report.trackers import Run, Tracker, tracking
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.store import Store
 
@@ -25,11 +29,17 @@ class Manner:
         stop: says when a stop is asked for.
         checkpoint_every: see `training.interval`.
         on_divergence: see `loop.train`.
+        run_of: describes a stage, and the folder that it is made in, to trackers.
+        score: scores what was just stored out of distribution; for each stage the mean, or None.
+        sweep: who awaits results of stages that were finished earlier, too; None: nobody.
     """
 
     stop: Stop
     checkpoint_every: str | None
     on_divergence: str
+    run_of: Callable[[Stage, Path], Run]
+    score: Callable[[list[Stage]], list[dict[str, Any] | None]]
+    sweep: Tracker | None = None
 
 
 def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *, wait: bool = True) -> bool:
@@ -64,6 +74,10 @@ def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *
     store.discard_checkpoints(names)
     for stage in (stage for stage in group if stage not in missing):
         context.console.line(f"{stage.title}: finished earlier, {store.path(stage.name)}")
+        if manner.sweep:
+            parents = [Stored(store, parent.name, None) for parent in stage.parents]
+            record = results.for_trackers(stage, store.record(stage.name), parents)
+            manner.sweep.summary(manner.run_of(stage, store.path(stage.name)), record)
     for warning in results.warnings(store, group):
         context.console.line(f"warning: {warning}")
     return True
@@ -71,22 +85,65 @@ def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *
 
 def _run_group(context: Context, store: Store, group: list[Stage], manner: Manner) -> None:
     names, context = [stage.name for stage in group], context.in_precision(group[0].use_amp)
+    runs = [manner.run_of(stage, store.begin(stage.name)) for stage in group]
     work = Work(
         stages=names,
-        folders=[store.begin(name) for name in names],
+        runs=runs,
         checkpoints=store.checkpoints(names),
         every=manner.checkpoint_every,
         on_divergence=manner.on_divergence,
         stop=manner.stop,
         console=context.console,
+        started=provenance.now(),
     )
     like = artifacts.like(context.like)
     parents = [Stored(store, parent.name, like) for parent in group[0].parents]
-    finished = _artifacts(context, group, parents, work)
-    with manner.stop.saving():
-        store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
-    for stage, artifact in zip(group, finished, strict=True):
-        context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
+    with tracking(context.tracker, runs):
+        finished = _artifacts(context, group, parents, work)
+        for artifact in finished:
+            artifact.record[provenance.KEY] = _provenance(context, group[0], artifact.record, work.started)
+        for run, stage, artifact in zip(runs, group, finished, strict=True):
+            context.tracker.summary(run, results.for_trackers(stage, artifact.record, parents))
+        with manner.stop.saving():
+            store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
+        for stage, artifact in zip(group, finished, strict=True):
+            context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
+        for run, scores in zip(runs, manner.score(group), strict=True):
+            context.tracker.summary(run, {"ood": scores})
+
+
+def _provenance(context: Context, stage: Stage, record: dict[str, Any], started: str) -> dict[str, Any]:
+    """Describes where an artifact comes from; its stage knows when it began, if that was not now."""
+    training = record.get("training") or {}
+    execution = training.get("execution")
+    if isinstance(stage.spec, Soup | Average):
+        execution = context.executor(len(stage.parents), stage.spec.batch_size)
+    return provenance.describe(record.get(provenance.KEY, {}).get("started", started), execution)
+
+
+def run_of(settings: Mapping[str, Any], label: str, digest: str, stage: Stage, folder: Path) -> Run:
+    """Describes a stage to the trackers; its settings say which of the experiment's stages it is.
+
+    Args:
+        settings: the record of the experiment's.
+        label: what the experiment is called; the stages of one are a group.
+        digest: tells it from others of that name.
+        stage: the stage.
+        folder: where it is, or is made.
+    """
+    member = stage.label if stage.kind == "IMP" else None
+    called = re.sub(r"[^\w.=+-]+", "-", label)[-100:]
+    own = {"strategy": stage.kind, "run_id": stage.run_id, "phase": stage.phase or None, "split_val": member}
+    return Run(
+        name=stage.name,
+        title=stage.title,
+        kind=stage.kind,
+        phase=stage.phase,
+        member=member,
+        group=f"{called}-{digest[:8]}",
+        config={**settings, **own},
+        folder=folder,
+    )
 
 
 def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> list[Artifact]:

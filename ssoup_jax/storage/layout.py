@@ -92,6 +92,11 @@ class Workdir:
         return self.path / PAGE
 
     @property
+    def trackers(self) -> Path:
+        """The folder of what trackers keep here."""
+        return self.path / "trackers"
+
+    @property
     def executions(self) -> Path:
         """The file with what was measured of executors."""
         return self.path / "execution.json"

@@ -1,5 +1,6 @@
 """Runs a study: the union of its stages, what of them is missing, and the table of what is there."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -10,14 +11,16 @@ import jax
 from ssoup_jax.config import Settings, parse_shard
 from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Dataset
-from ssoup_jax.experiment.plan import Plan, make_plan
+from ssoup_jax.experiment import run as experiment
+from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.specs import Dense
 from ssoup_jax.experiment.stop import Stop
-from ssoup_jax.experiment.walk import Manner, failures_of, finish
+from ssoup_jax.experiment.walk import Manner, failures_of, finish, run_of
 from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.same import check_same, check_shared
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.trackers import NULL, chosen
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
 from ssoup_jax.studies import cells, grid, work
@@ -48,19 +51,19 @@ def run_study(
         Stopped: a stop was asked for.
     """
     points = grid.points(settings)
-    check_same(pod, settings.record())
+    check_same(pod, settings.record() | settings.own_parts)
     check_shared(pod, workdir)
+    pod.first(lambda: chosen.check(settings.trackers))
     options = settings.data.options()
     with pod.patient():
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
-    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod)
+    tracker = chosen.make(settings.trackers, Workdir(workdir).trackers, console.line) if pod.leads else NULL
+    context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod, tracker)
+    digest = _digest(settings, dataset)
 
     def plan_of(own: Settings) -> Plan:
-        given = context.imported
-        if given is None:
-            return make_plan(own, dataset.fingerprint)
-        return make_plan(own, dataset.fingerprint, given.sha256, init_mask=given.init_mask, pruned=given.pruned)
+        return experiment.plan_of(own, dataset.fingerprint, context.imported)
 
     rows = [(point, row) for point in points for row in point.rows(plan_of)]
     ours = work.share(points, settings.shard and parse_shard(settings.shard))
@@ -73,14 +76,20 @@ def run_study(
     def finish_group(group: Group, wait: bool) -> bool:
         # A dense model has nobody beside it whom its failure must not cost.
         on_divergence = "fail" if isinstance(group[0].spec, Dense) else "exclude"
-        manner = Manner(stop or Stop(), settings.checkpoint_every, on_divergence)
+        manner = Manner(
+            stop or Stop(),
+            settings.checkpoint_every,
+            on_divergence,
+            run_of=functools.partial(run_of, settings.record(), f"study-{settings.dataset}-{settings.arch}", digest),
+            score=lambda group: [None] * len(group),
+        )
         with failures_of(f"study, run {group[0].run_id}, {group[0].title}"):
             return finish(context, store, group, manner, wait=wait)
 
     failed = work.walk(todo, store, finish_group, console.line)
     found = cells.collect(rows, lambda stage: store.record(stage.name) if store.has(stage.name) else None, failed)
     about = {"name": dataset.name, "data": dataset.fingerprint, "description": _describe(settings, dataset)}
-    folder = store.workdir.study(_digest(settings, dataset))
+    folder = store.workdir.study(digest)
     return pod.first(lambda: _report(folder, settings, found, about, console))
 
 

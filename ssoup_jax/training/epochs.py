@@ -1,49 +1,57 @@
-"""Each member's training figures, one JSON line an epoch."""
+"""Each member's training figures, one line an epoch, for whoever keeps track of it."""
 
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from ssoup_jax.pod import ALONE, Pod
-from ssoup_jax.storage.json_files import JsonLines, write_lines
+from ssoup_jax.report.trackers import NULL, Line, Run, Tracker
 from ssoup_jax.training.loop import Progress
+
+_NOTHING: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
 
 
 class EpochLog:
-    """Gathers chunks of steps into epochs and appends each member's to its own file.
+    """Gathers chunks of steps into epochs and tells a tracker each member's.
 
-    A disk that is full for a while ends no training: what could not be appended is written at the end, with the rest.
+    `train_loss` and the task's other figures are means over the epoch's examples as they were trained on, `seconds` and
+    `images_per_second` are the whole stack's.
 
     Args:
-        paths: one file per member; `train_loss` and the task's other figures are means over the epoch's examples as
-            they were trained on, `seconds` and `images_per_second` are the whole stack's.
-        state: what `state` returned in an earlier process, to go on from; its lines are written again.
-        pod: the processes that train the stack; process 0 writes the files.
+        runs: one per member, which have been started.
+        tracker: told every line.
+        state: what `state` returned in an earlier process, to go on from.
 
     Raises:
         ValueError, KeyError, TypeError: `state` is not such a one.
     """
 
-    def __init__(self, paths: Sequence[Path], state: dict[str, Any] | None = None, pod: Pod = ALONE):
+    def __init__(self, runs: Sequence[Run], tracker: Tracker = NULL, state: dict[str, Any] | None = None):
         if state is None:
-            state = {"lines": [[] for _ in paths], "pending": [[] for _ in paths], "seconds": 0.0}
-        self._lines: list[list[dict[str, Any]]] = [list(lines) for lines in state["lines"]]
+            state = {"lines": [[] for _ in runs], "pending": [[] for _ in runs], "seconds": 0.0}
+        self._lines: list[list[Line]] = [[dict(line) for line in lines] for lines in state["lines"]]
         # Per member: a row for each step of the epoch under way: figures, loss first; images; step; schedules. What is
         # not finite comes back from JSON as None, and becomes NaN.
         self._pending: list[list[list[float]]] = [np.asarray(rows, np.float64).tolist() for rows in state["pending"]]
         self._seconds = float(state["seconds"])
-        self._paths, self._behind = list(paths), set()
-        self._files = [JsonLines(path if pod.leads else os.devnull) for path in paths]
-        for file, lines in zip(self._files, self._lines, strict=True):
-            for line in lines:
-                file.write(line)
+        self._runs, self._tracker = list(runs), tracker
+        if not len(self._runs) == len(self._lines) == len(self._pending):
+            raise ValueError(f"a log of {len(self._lines)} members, where {len(self._runs)} are wanted")
 
-    def add(self, chunk: Progress) -> None:
-        """Takes in a chunk; when it ends its epoch, that epoch's lines are written."""
+    def tell_again(self) -> None:
+        """Tells the tracker the lines of an earlier process."""
+        for run, lines in zip(self._runs, self._lines, strict=True):
+            for line in lines:
+                self._tracker.log(run, line)
+
+    def add(self, chunk: Progress, beside: Mapping[int, Mapping[str, Any]] = _NOTHING) -> None:
+        """Takes in a chunk; when it ends its epoch, that epoch's lines are told.
+
+        Args:
+            chunk: what was trained.
+            beside: what else an epoch's line is to say of a member, by index; see `training.curves`.
+        """
         self._seconds += chunk.seconds
         figures = ["loss", *(name for name in chunk.figures if name != "loss")]
         for row, member in enumerate(chunk.active):
@@ -58,9 +66,11 @@ class EpochLog:
             # What a diverged member did after that depends on where the chunk happened to end.
             self._pending[member] += rows[: chunk.taken[row]]
         if chunk.epoch_done:
-            self._end_epoch(chunk.epoch + 1, figures, list(chunk.schedules))
+            self._end_epoch(chunk.epoch + 1, figures, list(chunk.schedules), beside)
 
-    def _end_epoch(self, epoch: int, figures: list[str], schedules: list[str]) -> None:
+    def _end_epoch(
+        self, epoch: int, figures: list[str], schedules: list[str], beside: Mapping[int, Mapping[str, Any]]
+    ) -> None:
         at = len(figures)
         images = sum(row[at] for rows in self._pending for row in rows)
         for member, rows in enumerate(self._pending):
@@ -77,14 +87,14 @@ class EpochLog:
                 **{name: float(np.float32(columns[at + 2 + i][-1])) for i, name in enumerate(schedules)},
                 "seconds": self._seconds,
                 "images_per_second": float(images / self._seconds),
+                **beside.get(member, {}),
             }
             self._lines[member].append(line)
-            with self._or_later(member):
-                self._files[member].write(line)
+            self._tracker.log(self._runs[member], line)
         self._pending = [[] for _ in self._pending]
         self._seconds = 0.0
 
-    def final(self, member: int) -> dict[str, Any]:
+    def final(self, member: int) -> Line:
         """Returns the figures of a member's last epoch."""
         return self._lines[member][-1] if self._lines[member] else {"epoch": 0}
 
@@ -95,21 +105,3 @@ class EpochLog:
             "pending": [[list(row) for row in rows] for rows in self._pending],
             "seconds": self._seconds,
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        for member, file in enumerate(self._files):
-            with self._or_later(member):
-                file.close()
-        for member in self._behind if kind is None else ():
-            write_lines(self._paths[member], self._lines[member])
-
-    @contextlib.contextmanager
-    def _or_later(self, member: int) -> Iterator[None]:
-        """Notes a member whose file lacks what was to be written to it."""
-        try:
-            yield
-        except OSError:
-            self._behind.add(member)

@@ -1,6 +1,7 @@
 """Scores of every member of a stack, or of all as an ensemble: sums over blocks, which never leave the device."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 
 import jax
 import numpy as np
@@ -75,6 +76,21 @@ def count(
     return trees.unstack(jax.device_get(together(sums)))
 
 
+def compile(
+    classifier: Classifier,
+    feed: Feed,
+    variables: Held,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Compiles what `count` runs with these arguments, so that it can be timed; computes nothing."""
+    fn = executors.bind(_add_block, classifier, axis=executors.over(execution))
+    sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
+    with contextlib.closing(_blocks(fn, sums, feed, variables, split, execution, on_line)) as blocks:
+        next(blocks)
+
+
 def ensemble_score(
     classifier: Classifier,
     feed: Feed,
@@ -113,7 +129,7 @@ def logits_by_block(
 
 def _blocks(
     fn: executors.MemberFn, state, feed: Feed, variables: Held, split: str, execution: str, on_line
-) -> Iterator[tuple[str, Held, _Block]]:
+) -> Generator[tuple[str, Held, _Block], None, None]:
     """Yields a split block by block: the executor that fits, the variables as it holds them, and the block."""
     n_examples, held = feed.sizes[split], None
     for number, (examples, positions) in enumerate(feed.evaluation(split, BLOCK_SIZE)):

@@ -13,7 +13,6 @@ from PIL import Image
 
 from ssoup_jax.commands import barriers
 from ssoup_jax.data import sources
-from ssoup_jax.experiment import results
 from tests.experiment import tiny
 
 CHANGES = {"n_phases": 1, "n_epochs": 1, "execution": "auto"}
@@ -37,7 +36,7 @@ def call(capsys, *arguments):
 
 
 def found(workdir, phase=1, **changes):
-    folder = workdir / "experiments" / results.digest(tiny.plan(**changes))
+    folder = workdir / "experiments" / tiny.plan(**changes).digest
     return json.loads((folder / f"barriers-phase{phase}.json").read_text()), folder / f"barriers-phase{phase}.png"
 
 

@@ -15,6 +15,7 @@ from ssoup_jax.storage import lock, manifest
 from ssoup_jax.storage.checkpoints import Checkpoints
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
+from tests.commands.test_provenance import FOUND
 from tests.experiment import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,22 @@ def test_json_is_for_programs(workdir, capsys):
     assert content["bytes"] == sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file())
     assert content["stages"][0]["name"] == DENSE.name
     assert content["stages"][0]["test_accuracy"] == 0.75
+
+
+def test_it_shows_where_artifacts_came_from(workdir, capsys):
+    for stage, host in ((DENSE, "node1"), (MEMBERS[0], "node2")):
+        folder = workdir / "artifacts" / stage.name
+        record = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps(record | {"provenance": FOUND | {"host": host}}))
+        manifest.write(folder)
+    code, printed, _ = call(capsys, workdir)
+    assert code == 0
+    assert "1 stage made on node1 (8 x TPU v4)" in printed and "1 stage made on node2" in printed
+    _, printed, _ = call(capsys, workdir / "artifacts" / DENSE.name)
+    assert "command: launch.py --config=a.py\n" in printed
+    _, printed, _ = call(capsys, workdir, "--json")
+    stages = {stage["name"]: stage["provenance"] for stage in json.loads(printed)["stages"]}
+    assert (stages[DENSE.name], stages[MEMBERS[1].name]) == (FOUND | {"host": "node1"}, None)
 
 
 def test_an_artifact_alone(workdir, capsys):

@@ -34,6 +34,11 @@ def finished(tmp_path_factory):
     return workdir, *tiny.launch(workdir)
 
 
+def curve(workdir, stage):
+    """The lines of a finished stage's epochs."""
+    return [json.loads(line) for line in (Store(workdir).path(stage.name) / "metrics.jsonl").read_text().splitlines()]
+
+
 def assert_equal(a, b):
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=trees.path_name(path))
@@ -153,12 +158,62 @@ def test_the_network_learned_and_the_plot_is_there(finished):
 
 def test_metrics_are_logged_for_every_epoch(finished):
     workdir, _, _ = finished
-    plan, store = tiny.plan(), Store(workdir)
+    plan = tiny.plan()
     for stage, n_epochs in ((plan.dense, 2), (plan.candidates[0][1], 1)):
-        lines = (store.path(stage.name) / "metrics.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
+        records = curve(workdir, stage)
         assert [record["epoch"] for record in records] == list(range(1, n_epochs + 1))
         assert records[-1]["step"] == n_epochs * 21  # 1 293 training images in batches of 64
+
+
+def test_every_epoch_says_how_good_and_how_sparse_its_models_are(finished):
+    workdir, _, _ = finished
+    plan, store = tiny.plan(), Store(workdir)
+    for stage in (plan.dense, *plan.candidates[0]):
+        last = curve(workdir, stage)[-1]
+        record = store.record(stage.name)
+        assert set(record["metrics"]["val"]) < set(last["val"])
+        assert last["sparsity"] == {name: record["sparsity"][name] for name in ("global", "prunable")}
+        # Nothing is recalibrated in this network, so the last epoch's model is the one that is described.
+        assert {name: last["val"][name] for name in record["metrics"]["val"]} == record["metrics"]["val"]
+        assert last["distance_to_origin"] == pytest.approx(record["distance_to_origin"], rel=1e-6)
+        assert record["training"]["val"] == last["val"]
+
+
+def test_looking_at_models_in_training_changes_none_of_them(tmp_path):
+    changes = {"arch": "ResNet8", "n_phases": 1, "batch_size": 256, "execution": "auto"}
+    runs = {every: tiny.launch(tmp_path / str(every), evaluate_every=every, **changes)[0] for every in (0, 1)}
+    never, always = (left_behind(tmp_path / str(every)) for every in (0, 1))
+    assert list(never) == list(always)
+    for name in never:
+        (_, lines, arrays), (_, more, same) = never[name], always[name]
+        assert arrays == same
+        beside = {"val", "sparsity", "distance_to_start", "distance_to_origin"}
+        assert [{key: line[key] for key in line.keys() - beside} for line in more] == lines
+        assert all(line.keys() >= beside for line in more)
+    assert runs[0]["phases"][0]["soup"]["test"] == runs[1]["phases"][0]["soup"]["test"]
+
+
+def test_members_of_different_lengths_and_one_that_diverges_have_their_own_curves(tmp_path):
+    lengths = {"ensemble_by": "retrain_length", "n_splits_total": None, "split_vals": (1, 3), "n_phases": 1}
+    tiny.launch(tmp_path / "lengths", evaluate_every=2, **lengths)
+    plan = tiny.plan(**lengths)
+    found = [curve(tmp_path / "lengths", stage) for stage in plan.candidates[0]]
+    assert [[line.get("val") is not None for line in own] for own in found] == [[True], [False, True, True]]
+
+    rates = {"ensemble_by": "retrain_schedule", "n_splits_total": None, "split_vals": (0.01, 1e30), "n_phases": 1}
+    with pytest.raises(RunError, match="a soup needs two"):
+        tiny.launch(tmp_path / "rates", evaluate_every=1, **rates)
+    (healthy,), (sick,) = (curve(tmp_path / "rates", stage) for stage in tiny.plan(**rates).candidates[0])
+    assert healthy["val"]["accuracy"] > 0.5
+    assert "train_loss" in sick and "val" not in sick
+
+
+def test_the_default_is_said_with_its_cost_and_what_is_asked_for_is_not(finished, tmp_path):
+    _, _, printed = finished
+    # One block of 256 images for 1 293 training images, three passes each.
+    assert "validation: every 3 epochs, 2.2% of training by count (evaluate_every)\n" in printed
+    _, printed = tiny.launch(tmp_path, evaluate_every=1, strategy="Dense", n_epochs=1)
+    assert "evaluate_every" not in printed
 
 
 def test_second_start_skips_everything_and_says_so(finished, monkeypatch):
@@ -386,8 +441,8 @@ def test_a_soup_is_reported_with_what_this_experiment_calls_its_members(tmp_path
     assert second["phases"][0]["selected"] == first["phases"][0]["selected"]
 
 
-TIMES = {"seconds", "images_per_second"}
-"""What a record says of time; all else is equal, however a run was cut."""
+TIMES = {"seconds", "images_per_second", "provenance"}
+"""What a record says of time, and of when and where; all else is equal, however a run was cut."""
 
 
 def untimed(record):

@@ -11,8 +11,8 @@ from orbax.checkpoint import v1 as ocp
 
 from ssoup_jax.trees import path_name
 
-TIMES = ("seconds", "images_per_second")
-"""The fields, at any depth of any JSON file, that measure time; nothing else may differ."""
+TIMES = ("seconds", "images_per_second", "provenance")
+"""The fields, at any depth of any JSON file, that measure time or say when and where; nothing else may differ."""
 
 UNLIKE = ("locks", "summary.png", "report.html")
 """Entries of a workdir that say nothing of the result: who held which lock, and pictures of it."""

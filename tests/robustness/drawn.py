@@ -148,6 +148,8 @@ SOUND: dict[str, st.SearchStrategy] = {
         ).map(", ".join),
     ),
     "evaluate_train": st.sampled_from([None, True, False]),
+    "evaluate_every": st.sampled_from([None, 0, 1, 2, 7]),
+    "trackers": st.sampled_from([None, None, "tensorboard"]),
     "arch": st.sampled_from(["Simple", "CNN", "ResNet20", "ResNet8", "ResNet14x2", "ResNet18", "VGG16", "ResNet110"]),
     "use_amp": st.booleans(),
     "init_from": st.sampled_from([None, None, "dense.pt"]),
@@ -373,7 +375,7 @@ TINY = st.fixed_dictionaries(
         "goal_sparsity": st.floats(0.01, 0.99),
         "learning_rate": st.sampled_from(["(Constant, 0.01)", "(Cosine, 0.1)", "(MultiStepLR, 0.1, [1|2], 0.1)"]),
         "data.on_device": SOUND["data.on_device"],
-        "evaluate_train": SOUND["evaluate_train"],
+        "evaluate_every": SOUND["evaluate_every"],
         "data.workers": st.integers(0, 2),
         "members": st.sampled_from(
             [

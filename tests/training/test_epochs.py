@@ -1,19 +1,16 @@
 """Chunks of steps become one line per epoch and member."""
 
-import errno
 import json
-import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssoup_jax.storage.json_files import JsonLines, to_json
-from ssoup_jax.training import epochs
+from ssoup_jax.storage.json_files import to_json
 from ssoup_jax.training.epochs import EpochLog
 from ssoup_jax.training.loop import Progress
-from tests.pod.threads import together
+from tests.report.trackers.told import Told, a_run
 
 
 def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=False, seconds=0.5, rates=None, taken=None):
@@ -33,19 +30,22 @@ def chunk(step, epoch, active, losses, accuracies=None, batch_size=16, done=Fals
     )
 
 
-def written(tmp_path, m, chunks):
-    """Logs the chunks of m members; returns each member's records and final figures."""
-    paths = [tmp_path / f"{i}" / "metrics.jsonl" for i in range(m)]
-    with EpochLog(paths) as log:
-        for each in chunks:
-            log.add(each)
-        finals = [log.final(i) for i in range(m)]
-    return [[json.loads(line) for line in path.read_text().splitlines()] for path in paths], finals
+RUNS = [a_run(f"member-{i}") for i in range(3)]
 
 
-def test_means_are_over_images_not_steps(tmp_path):
-    records, finals = written(
-        tmp_path,
+def written(m, chunks, state=None):
+    """Logs the chunks of m members; returns what a tracker is told of each, the final lines, and the log's state."""
+    tracker = Told()
+    log = EpochLog(RUNS[:m], tracker, state)
+    log.tell_again()
+    for each in chunks:
+        log.add(each)
+    found = [tracker.lines(run) for run in RUNS[:m]], [log.final(i) for i in range(m)], log.state()
+    return json.loads(json.dumps(to_json(found), allow_nan=False))
+
+
+def test_means_are_over_images_not_steps():
+    records, finals, _ = written(
         2,
         [
             chunk(2, 0, [0, 1], [[1.0, 2.0], [4.0, 3.0]], seconds=1.0),
@@ -69,22 +69,27 @@ def test_means_are_over_images_not_steps(tmp_path):
     assert finals == expected
 
 
-def test_process_0_writes_for_all_and_all_know_the_lines(tmp_path):
-    def act(pod):
-        paths = [tmp_path / ("runs" if pod.leads else "never") / f"{i}.jsonl" for i in range(2)]
-        with EpochLog(paths, pod=pod) as log:
-            log.add(chunk(1, 0, [0, 1], [[1.0], [2.0]], done=True))
-            state = log.state()
-        with EpochLog(paths, state, pod) as log:
-            return log.final(1)["train_loss"]
-
-    assert together(3, act)[0] == [2.0] * 3
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    assert [len(path.read_text().splitlines()) for path in (tmp_path / "runs").iterdir()] == [2, 2]
+def test_a_line_says_of_its_member_what_else_is_known_when_its_epoch_ends():
+    tracker = Told()
+    log = EpochLog(RUNS[:2], tracker)
+    log.add(chunk(1, 0, [0, 1], [[1.0], [2.0]]), {})
+    log.add(chunk(2, 0, [0, 1], [[1.0], [2.0]], done=True), {1: {"val": {"loss": 0.5}}})
+    log.add(chunk(3, 1, [0], [[1.0]], done=True), {0: {"val": {"loss": 0.25}}, 1: {"val": {"loss": 7.0}}})
+    assert [line.get("val") for line in tracker.lines(RUNS[0])] == [None, {"loss": 0.25}]
+    assert [line.get("val") for line in tracker.lines(RUNS[1])] == [{"loss": 0.5}]
+    assert EpochLog(RUNS[:2], state=log.state()).final(1)["val"] == {"loss": 0.5}
 
 
-def test_a_diverged_member_is_logged_up_to_that_step_wherever_the_chunk_ends(tmp_path):
-    def log(name, ends):
+def test_a_state_of_other_members_is_none():
+    *_, state = written(2, [chunk(1, 0, [0, 1], [[1.0], [2.0]], done=True)])
+    with pytest.raises(ValueError, match="a log of 2 members, where 3 are wanted"):
+        EpochLog(RUNS, state=state)
+    with pytest.raises((ValueError, TypeError)):
+        EpochLog(RUNS[:2], state=state | {"lines": [["no line"], []]})
+
+
+def test_a_diverged_member_is_logged_up_to_that_step_wherever_the_chunk_ends():
+    def log(ends):
         losses, rates = np.float32([[3.0, 2.0, 1e9, 7.0, 7.0]]), np.float32([[0.1, 0.2, 0.3, 0.4, 0.5]])
         chunks, first = [], 0
         for end in ends:
@@ -94,16 +99,15 @@ def test_a_diverged_member_is_logged_up_to_that_step_wherever_the_chunk_ends(tmp
             first = end
         # The others end the epoch.
         chunks.append(chunk(6, 0, [1], [[1.0]], done=True))
-        (records, _), _ = written(tmp_path / name, 2, chunks)
+        (records, _), _, _ = written(2, chunks)
         return [{key: record[key] for key in ("step", "train_loss", "learning_rate")} for record in records]
 
-    assert log("one", [5]) == log("two", [2, 4]) == log("three", [1, 2, 3])
-    assert log("four", [5]) == [{"step": 3, "train_loss": (5 + 1e9) / 3, "learning_rate": 0.30000001192092896}]
+    assert log([5]) == log([2, 4]) == log([1, 2, 3])
+    assert log([5]) == [{"step": 3, "train_loss": (5 + 1e9) / 3, "learning_rate": 0.30000001192092896}]
 
 
-def test_members_that_stop_early_have_fewer_and_shorter_epochs(tmp_path):
-    records, finals = written(
-        tmp_path,
+def test_members_that_stop_early_have_fewer_and_shorter_epochs():
+    records, finals, _ = written(
         3,
         [
             chunk(1, 0, [0, 1, 2], [[1.0], [2.0], [3.0]]),
@@ -123,23 +127,15 @@ def test_members_that_stop_early_have_fewer_and_shorter_epochs(tmp_path):
     assert finals == [own[-1] for own in records]
 
 
-def test_nothing_is_written_before_an_epoch_ends(tmp_path):
-    records, finals = written(tmp_path, 2, [chunk(1, 0, [0, 1], [[1.0], [2.0]])])
+def test_nothing_is_told_before_an_epoch_ends():
+    records, finals, _ = written(2, [chunk(1, 0, [0, 1], [[1.0], [2.0]])])
     assert records == [[], []]
     assert finals == [{"epoch": 0}, {"epoch": 0}]
 
 
-def test_lines_are_on_disk_as_soon_as_their_epoch_ends(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    with EpochLog([path]) as log:
-        for epoch in range(2):
-            log.add(chunk(epoch + 1, epoch, [0], [[1.0]], done=True))
-            assert len(path.read_text().splitlines()) == epoch + 1
-
-
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), m=st.integers(1, 3), cuts=st.lists(st.booleans(), min_size=5, max_size=5))
-def test_how_an_epoch_is_cut_into_chunks_does_not_matter(tmp_path_factory, seed, m, cuts):
+def test_how_an_epoch_is_cut_into_chunks_does_not_matter(seed, m, cuts):
     random = np.random.default_rng(seed)
     losses, accuracies = random.random((2, m, 6)).astype(np.float32)
     ends = [i + 1 for i, end in enumerate(cuts) if end] + [6]
@@ -148,7 +144,7 @@ def test_how_an_epoch_is_cut_into_chunks_does_not_matter(tmp_path_factory, seed,
         own = slice(start, end)
         figures = losses[:, own], accuracies[:, own]
         chunks.append(chunk(end, 0, range(m), *figures, done=end == 6, seconds=(end - start) / 4))
-    records, _ = written(tmp_path_factory.mktemp("log"), m, chunks)
+    records, _, _ = written(m, chunks)
     for i, (line,) in enumerate(records):
         # Sums of float64.
         assert line["train_loss"] == pytest.approx(np.mean(np.float64(losses[i])), rel=1e-7)
@@ -158,53 +154,38 @@ def test_how_an_epoch_is_cut_into_chunks_does_not_matter(tmp_path_factory, seed,
 
 
 @pytest.mark.parametrize("stop", range(1, 5))
-def test_a_log_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, stop):
+def test_a_log_goes_on_from_its_state_as_if_nothing_had_happened(stop):
     chunks = [
         chunk(1, 0, [0, 1], [[0.1], [0.7]]),
         chunk(2, 0, [0, 1], [[1 / 3], [0.2]], done=True),
         chunk(3, 1, [0, 1], [[0.3], [1e-9]]),
         chunk(4, 1, [0], [[2.5]], done=True),
     ]
-    whole, finals = written(tmp_path / "whole", 2, chunks)
-    with EpochLog([tmp_path / "cut" / str(i) for i in range(2)]) as log:
-        for each in chunks[:stop]:
-            log.add(each)
-        state = json.loads(json.dumps(log.state()))
-    paths = [tmp_path / "again" / f"{i}.jsonl" for i in range(2)]
-    with EpochLog(paths, state) as log:
-        for each in chunks[stop:]:
-            log.add(each)
-        assert [log.final(i) for i in range(2)] == finals
-    assert [[json.loads(line) for line in path.read_text().splitlines()] for path in paths] == whole
+    whole, finals, _ = written(2, chunks)
+    *_, state = written(2, chunks[:stop])
+    assert written(2, chunks[stop:], state)[:2] == [whole, finals]
 
 
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
-def test_a_log_goes_on_after_a_loss_that_is_not_finite(tmp_path, stop, loss):
+def test_a_log_goes_on_after_a_loss_that_is_not_finite(stop, loss):
     chunks = [
         chunk(1, 0, [0, 1], [[0.5], [0.25]]),
         chunk(2, 0, [0, 1], [[loss], [0.75]], accuracies=[[0.25], [0.5]]),
         chunk(3, 0, [1], [[1.25]], done=True),
     ]
-    whole, _ = written(tmp_path / "whole", 2, chunks)
-    with EpochLog([tmp_path / "cut" / str(i) for i in range(2)]) as log:
-        for each in chunks[:stop]:
-            log.add(each)
-        state = json.loads(json.dumps(to_json(log.state()), allow_nan=False))
-    paths = [tmp_path / "again" / f"{i}.jsonl" for i in range(2)]
-    with EpochLog(paths, state) as log:
-        for each in chunks[stop:]:
-            log.add(each)
-    again = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+    whole, *_ = written(2, chunks)
+    *_, state = written(2, chunks[:stop])
+    again, *_ = written(2, chunks[stop:], state)
     assert again == whole
     assert [line["train_loss"] for (line,) in again] == [None, 0.75]
 
 
-def test_figures_and_schedules_are_reported_under_their_names(tmp_path):
+def test_figures_and_schedules_are_reported_under_their_names():
     figures = {"error": np.float32([[4.0, 2.0]]), "loss": np.float32([[1.0, 3.0]])}
     schedules = {"temperature": np.float32([[0.5, 0.25]]), "learning_rate": np.float32([[0.2, 0.1]])}
     progress = Progress(2, 0, True, np.array([0]), np.array([2]), figures, schedules, 16, 2.0, "loop")
-    ((line,),), _ = written(tmp_path, 1, [progress])
+    ((line,),), *_ = written(1, [progress])
     assert line == {
         "epoch": 1,
         "step": 2,
@@ -215,44 +196,3 @@ def test_figures_and_schedules_are_reported_under_their_names(tmp_path):
         "seconds": 2.0,
         "images_per_second": 16.0,
     }
-
-
-@pytest.mark.parametrize("closing", [False, True], ids=["while it is appended to", "while it is closed"])
-def test_a_disk_that_is_full_for_a_while_costs_no_line(tmp_path, monkeypatch, closing):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    chunks = [chunk(epoch + 1, epoch, [0, 1], [[1.0], [2.0]], done=True) for epoch in range(3)]
-    expected, _ = written(tmp_path / "whole", 2, chunks)
-    paths = [tmp_path / f"{i}.jsonl" for i in range(2)]
-    with EpochLog(paths) as log:
-        log.add(chunks[0])
-        with monkeypatch.context() as patched:
-            patched.setattr(JsonLines, "write", full)
-            log.add(chunks[1])
-        log.add(chunks[2])
-        assert [log.final(i) for i in range(2)] == [lines[-1] for lines in expected]
-        if closing:
-            close = JsonLines.close
-            monkeypatch.setattr(JsonLines, "close", lambda file: full(close(file)))
-    assert [[json.loads(line) for line in path.read_text().splitlines()] for path in paths] == expected
-
-
-def test_a_disk_that_stays_full_is_an_error_in_the_end_but_hides_no_other(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def log():
-        with EpochLog([tmp_path / "metrics.jsonl"]) as log:
-            monkeypatch.setattr(JsonLines, "write", full)
-            monkeypatch.setattr(epochs, "write_lines", full)
-            log.add(chunk(1, 0, [0], [[1.0]], done=True))
-            yield
-        yield
-
-    with pytest.raises(OSError, match="No space left"):
-        list(log())
-    stopped = log()
-    next(stopped)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.throw(KeyboardInterrupt())
