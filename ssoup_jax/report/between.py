@@ -10,7 +10,7 @@ from ssoup_jax.report import barriers, charts, html, typed
 from ssoup_jax.report.typed import Between
 
 _WHEN = {"before": "BatchNorm mixed", "after": "BatchNorm recalibrated"}
-_PLANE = (5.2, 4.4)  # inches
+_PLANE = (4.2, 3.6)  # inches, see `charts.SIZE`
 _LEGEND = html.legend(zip(("blue", "vermilion"), _WHEN.values(), strict=True)) + html.paragraph(
     "thin: each line; thick: their mean; dotted: the mean on the other images", "note"
 )
