@@ -16,6 +16,7 @@ from ssoup_jax.experiment.artifacts import Artifact
 from ssoup_jax.interop import by_names, exported, files, onnx_file, pytorch
 from ssoup_jax.models import ImageShape
 from ssoup_jax.models.layers import Network
+from ssoup_jax.models.own import Own
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.own import is_own
 from ssoup_jax.pruning.masks import is_kernel
@@ -44,7 +45,7 @@ def _run(options: Namespace) -> int:
 
 
 def export(artifact: Path, out: Path, pruned: bool) -> None:
-    """Writes the model of a finished stage; a network of one's own by its own names.
+    """Writes the model of a finished stage; a network of one's own by its own names, or as ONNX, for which it is made.
 
     Args:
         artifact: its folder in the store.
@@ -65,7 +66,7 @@ def export(artifact: Path, out: Path, pruned: bool) -> None:
         )
     if described is None:
         raise SettingsError(f"{artifact}: its record does not say which model it is; it was stored by an older version")
-    if is_own(described["arch"]):
+    if is_own(described["arch"]) and files.suffix(out) != ".onnx":
         _export_own(artifact, out, pruned, described)
         return
     image_shape = tuple(described["image_shape"])
@@ -95,7 +96,7 @@ def _export_own(artifact: Path, out: Path, pruned: bool, described: dict[str, An
     print(f"weights: {n_weights}, of them zero: {n_zeros} ({n_zeros / n_weights:.2%})")
 
 
-def _export_onnx(out: Path, model: Network, image_shape: ImageShape, variables: Variables, about: About) -> None:
+def _export_onnx(out: Path, model: Network | Own, image_shape: ImageShape, variables: Variables, about: About) -> None:
     if about.pruned:
         raise SettingsError(f"{out}: --pruned stores masks for PyTorch, which ONNX has no place for")
     notes = {"classes": about.classes, "normalisation": about.normalisation, "sparsity": about.model.sparsity.prunable}
@@ -113,7 +114,7 @@ def _export_onnx(out: Path, model: Network, image_shape: ImageShape, variables: 
         print(f"onnxruntime computes the same logits as JAX, to {difference:.1g}")
 
 
-def _load(artifact: Path, model: Network, image_shape: ImageShape) -> Artifact:
+def _load(artifact: Path, model: Network | Own, image_shape: ImageShape) -> Artifact:
     params, batch_stats = jax.eval_shape(lambda key: models.init(model, key, image_shape), jax.random.key(0))
     like = Variables(params, {"batch_stats": batch_stats})
     return artifacts.from_tree(*artifact_folder.load(artifact, artifacts.like(like)), artifact)

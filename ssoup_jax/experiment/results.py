@@ -20,7 +20,7 @@ from ssoup_jax.report import summary
 from ssoup_jax.report.console import Console
 from ssoup_jax.storage import atomic
 from ssoup_jax.storage.json_files import to_json, write_json
-from ssoup_jax.storage.layout import PAGE, PLOT, SUMMARY, Workdir
+from ssoup_jax.storage.layout import PAGE, PLOT, SUMMARY
 from ssoup_jax.storage.store import Store
 
 
@@ -59,7 +59,7 @@ def report(
     found |= to_json({"data": data, "changed": None if defaults is None else settings.changed(defaults)})
     folder = workdir.experiment(plan.digest)
     json_problem = pod.first(lambda: _written(write_json, found, folder / SUMMARY, workdir.summary))
-    looks = {PLOT: (_plot, workdir.plot), PAGE: (functools.partial(_page, workdir), workdir.page)}
+    looks = {PLOT: (_plot, workdir.plot), PAGE: (_page, workdir.page)}
     problems = {
         name: pod.first(functools.partial(_written, write, found, folder / name, copy))
         for name, (write, copy) in looks.items()
@@ -98,11 +98,11 @@ def _plot(path: Path, found: dict[str, Any]) -> None:
         plot.plot(found, beside)
 
 
-def _page(workdir: Workdir, path: Path, found: dict[str, Any]) -> None:
+def _page(path: Path, found: dict[str, Any]) -> None:
     from ssoup_jax.report import contents, page  # likewise
 
     with atomic.replacing(path) as beside:
-        page.write(contents.gather(found, workdir.path), beside)
+        page.write(contents.gather(found, path.parent), beside)
 
 
 def summarise(

@@ -21,6 +21,7 @@ from ssoup_jax.interop.onnx_graph import Computed, Known
 from ssoup_jax.interop.state_dict import torch_name
 from ssoup_jax.models import ImageShape
 from ssoup_jax.models.layers import Network
+from ssoup_jax.models.own import Own
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.storage import atomic
 from ssoup_jax.version import VERSION
@@ -34,7 +35,7 @@ CLOSE = 1e-4
 _N_CHECKED = 4  # images
 
 
-def encode(model: Network, image_shape: ImageShape, variables: Variables, notes: Mapping[str, Any]) -> bytes:
+def encode(model: Network | Own, image_shape: ImageShape, variables: Variables, notes: Mapping[str, Any]) -> bytes:
     """Writes a network as ONNX.
 
     Args:
@@ -58,7 +59,7 @@ def encode(model: Network, image_shape: ImageShape, variables: Variables, notes:
     tree = variables.as_flax()
     jaxpr = onnx_graph.trace(forward, tree, image_shape)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    weights = [Known(np.asarray(leaf), torch_name(tuple(part.key for part in path[1:]))) for path, leaf in leaves]
+    weights = [Known(np.asarray(leaf), _label(tuple(part.key for part in path[1:]))) for path, leaf in leaves]
     # ONNX's convolutions have channels first, and so have people's pipelines for it.
     images = Computed(IMAGES, jaxpr.in_avals[-1].shape, (0, 3, 1, 2))
     graph, logits = onnx_graph.read(jaxpr, [*weights, images])
@@ -70,7 +71,7 @@ def encode(model: Network, image_shape: ImageShape, variables: Variables, notes:
     nodes.append(helper.make_node("Identity", [graph.ordered(logits, (0, 1)).name], [LOGITS], LOGITS))
     made = helper.make_graph(
         nodes,
-        type(model).__name__,
+        "network",
         [_tensor(onnx, IMAGES, ("batch", channels, height, width))],
         [_tensor(onnx, LOGITS, ("batch", model.n_classes))],
         [onnx.numpy_helper.from_array(array, name) for name, array in graph.weights.items()],
@@ -81,6 +82,14 @@ def encode(model: Network, image_shape: ImageShape, variables: Variables, notes:
     helper.set_model_props(file, {name: json.dumps(value) for name, value in notes.items()})
     onnx.checker.check_model(file, full_check=True)
     return file.SerializeToString()
+
+
+def _label(path: tuple[str, ...]) -> str:
+    """Names a weight as PyTorch does; one of somebody else's network by its path."""
+    try:
+        return torch_name(path)
+    except KeyError:
+        return "/".join(path)
 
 
 def _tensor(onnx: ModuleType, name: str, shape: tuple) -> Any:
@@ -97,7 +106,7 @@ def write(path: Path, data: bytes) -> None:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def deviation(data: bytes, model: Network, image_shape: ImageShape, variables: Variables) -> float | None:
+def deviation(data: bytes, model: Network | Own, image_shape: ImageShape, variables: Variables) -> float | None:
     """Compares what onnxruntime computes with what JAX does, on a few random images.
 
     Args:

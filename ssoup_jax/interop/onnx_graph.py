@@ -30,16 +30,22 @@ class Computed:
 
     Attributes:
         name: in the graph.
-        shape: as JAX has it; the batch is no int.
+        shape: as JAX has it, for a batch of `BATCH`.
         order: which of JAX's axes each of its axes is.
     """
 
     name: str
-    shape: tuple[Any, ...]
+    shape: tuple[int, ...]
     order: tuple[int, ...]
 
 
 Value = Known | Computed
+
+BATCH = 10007
+"""How many images a jaxpr is made for. A prime that no other size is a multiple of: by it the batch is told.
+
+JAX's symbolic sizes would say it outright, but are no numbers to code such as `x.reshape(len(x), -1)`.
+"""
 
 
 @dataclass
@@ -61,8 +67,8 @@ class Graph:
         return name
 
     def weight(self, array: np.ndarray, label: str = "") -> str:
-        """Adds an array; returns its name."""
-        name = label or f"constant_{len(self.weights)}"
+        """Adds an array; returns its name, which is its label unless another array has that."""
+        name = label if label and label not in self.weights else f"constant_{len(self.weights)}"
         self.weights[name] = np.ascontiguousarray(array)
         return name
 
@@ -139,10 +145,11 @@ def _convolution(graph: Graph, shape: tuple, parameters: dict, images: Value, ke
 
 
 def _product(graph: Graph, shape: tuple, parameters: dict, left: Value, right: Value) -> Value:
-    if not (parameters["dimension_numbers"] == (((1,), (0,)), ((), ())) and isinstance(left, Computed)):
+    usual = parameters["dimension_numbers"] == (((1,), (0,)), ((), ()))
+    if not (usual and isinstance(left, Computed) and isinstance(right, Known)):
         raise SettingsError("cannot be written as ONNX: a product that is not of a batch and a matrix")
-    weight = graph.weight(right.array, right.label) if isinstance(right, Known) else graph.ordered(right, (0, 1)).name
-    return Computed(graph.add("MatMul", graph.ordered(left, (0, 1)).name, weight), shape, (0, 1))
+    name = graph.add("MatMul", graph.ordered(left, (0, 1)).name, graph.weight(right.array, right.label))
+    return Computed(name, shape, (0, 1))
 
 
 def _elementwise(operator: str) -> Callable[..., Value]:
@@ -158,6 +165,13 @@ def _operand(graph: Graph, value: Value, order: tuple[int, ...]) -> str:
     if isinstance(value, Computed):
         return graph.ordered(value, order).name
     return graph.weight(np.transpose(value.array, order) if value.array.ndim else value.array)
+
+
+def _unary(operator: str) -> Callable[..., Value]:
+    def add(graph: Graph, shape: tuple, _: dict, value: Computed) -> Value:
+        return Computed(graph.add(operator, value.name), shape, value.order)
+
+    return add
 
 
 def _difference(graph: Graph, shape: tuple, parameters: dict, left: Value, right: Value) -> Value:
@@ -178,7 +192,7 @@ def _transpose(graph: Graph, shape: tuple, parameters: dict, value: Computed) ->
 
 def _reshape(graph: Graph, shape: tuple, _: dict, value: Computed, *sizes: Value) -> Value:
     straight = graph.ordered(value, range(len(value.shape)))
-    target = graph.weight(np.array([axis if isinstance(axis, int) else -1 for axis in shape], np.int64))
+    target = graph.weight(np.array([size if size % BATCH else -1 for size in shape], np.int64))
     return Computed(graph.add("Reshape", straight.name, target), shape, tuple(range(len(shape))))
 
 
@@ -241,6 +255,8 @@ _OPERATORS: dict[str, Callable[..., Value]] = {
     "mul": _elementwise("Mul"),
     "div": _elementwise("Div"),
     "max": _maximum,
+    **{name.lower(): _unary(name) for name in ("Neg", "Abs", "Exp", "Log", "Sqrt", "Tanh", "Erf")},
+    "logistic": _unary("Sigmoid"),
     "conv_general_dilated": _convolution,
     "dot_general": _product,
     "transpose": _transpose,
@@ -254,12 +270,11 @@ _OPERATORS: dict[str, Callable[..., Value]] = {
 
 
 def trace(function: Callable, variables: Any, image_shape: Sequence[int]) -> ClosedJaxpr:
-    """Makes the jaxpr of a function of weights and of a batch of images of any size.
+    """Makes the jaxpr of a function of weights and of a batch of `BATCH` images; nothing is computed.
 
     Args:
         function: `(variables, images [B, H, W, C]) -> logits`.
         variables: arrays, or their shapes.
         image_shape: height, width and channels.
     """
-    (batch,) = jax.export.symbolic_shape("batch")
-    return jax.make_jaxpr(function)(variables, jax.ShapeDtypeStruct((batch, *image_shape), np.float32))
+    return jax.make_jaxpr(function)(variables, jax.ShapeDtypeStruct((BATCH, *image_shape), np.float32))

@@ -6,7 +6,6 @@ He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from ssoup_jax.models.layers import Layer, Linear, Network, global_average
 
@@ -32,9 +31,7 @@ def shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
     """Drops pixels and pads channels with zeros on both sides: the paper's option A."""
     missing = features - x.shape[-1]
     low = missing // 2
-    if strides > 1:  # not by indices, which are a gather where the batch's size is not known
-        x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, strides, strides, 1))
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (low, missing - low)))
+    return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), (low, missing - low)))
 
 
 class CifarResNet(Network):

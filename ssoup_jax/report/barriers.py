@@ -20,6 +20,7 @@ _STYLES = {"before": (BLUE, "BatchNorm mixed"), "after": (VERMILION, "BatchNorm 
 _ONLY = (VERMILION, "all points")  # without BatchNorm
 _HEIGHT = 3.1
 _N_LEVELS = 14
+_NEAR_BLACK = "#111111"  # black itself is the colour of a page's text, whatever that is
 
 
 def plot(found: Found, path: str | os.PathLike) -> None:
@@ -51,10 +52,10 @@ def figure(found: Found) -> Figure:
     for row, kind in zip(panels, kinds, strict=False):
         lines = [line for line in found["lines"] if line["of"] == kind]
         for axes, metric in zip(row, ("loss", "error"), strict=True):
-            _draw_lines(axes, lines, found["splits"], metric)
+            draw_lines(axes, lines, found["splits"], metric)
             axes.set_xlabel(f"from one of the {kind} to another")
     if found.get("plane") is not None:
-        _draw_plane(result, panels[-1], found["plane"], found["members"])
+        draw_plane(result, panels[-1], found["plane"], found["members"])
     result.suptitle(f"{found['title']}: phase {found['phase']}".removeprefix(": "), fontsize=11, parse_math=False)
     handles, labels = panels[0][0].get_legend_handles_labels()
     if handles:
@@ -62,7 +63,7 @@ def figure(found: Found) -> Figure:
     return result
 
 
-def _draw_lines(axes: Axes, lines: Sequence[Found], splits: Sequence[str], metric: str) -> None:
+def draw_lines(axes: Axes, lines: Sequence[Found], splits: Sequence[str], metric: str) -> None:
     """Draws every line thin on the test images, and the mean over the lines on every split."""
     position = lines[0]["position"]
     for when, colour, label in _styles(lines[0]):
@@ -103,7 +104,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _draw_plane(result: Figure, row: Sequence[Axes], found: Found, members: Sequence[int | float]) -> None:
+def draw_plane(result: Figure, row: Sequence[Axes], found: Found, members: Sequence[int | float]) -> None:
     """Draws the test loss as contours, which are the same in both panels."""
     styles = list(_styles(found))
     losses = [np.array([_numbers(line) for line in found[when]["test"]["loss"]]) for when, *_ in styles]
@@ -116,7 +117,7 @@ def _draw_plane(result: Figure, row: Sequence[Axes], found: Found, members: Sequ
         axes.scatter(*np.transpose(found["corners"]), color="black", **marks)
         axes.scatter(*found["mean"], color=VERMILION, marker="s", **marks)
         for place, name in zip([*found["corners"], found["mean"]], [*map(str, members[:3]), "mean"], strict=True):
-            text = axes.annotate(name, place, xytext=(6, 5), textcoords="offset points", fontsize=9)
+            text = axes.annotate(name, place, xytext=(6, 5), textcoords="offset points", fontsize=9, color=_NEAR_BLACK)
             text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # on any colour
         axes.set_title(f"test loss, {label}", fontsize=9)
         axes.set_aspect("equal")

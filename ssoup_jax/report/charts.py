@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -81,6 +82,13 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
 
 def _variable(colour: str) -> str:
     return f"var(--{_NAMES[colour]})" if colour in _NAMES else colour
+
+
+def panel(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """Makes an empty figure, of that many inches, that finds room for whatever stands around its axes."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def curves(lines: Sequence[Line], *, log: bool = False) -> Figure:

@@ -78,7 +78,7 @@ def gather(summary: Summary, folder: Path, note: str = "") -> Contents:
     names = [model.artifact for model in models(experiment) if model.artifact is not None]
     # A name is a folder's, whatever a summary says.
     curves = {name: rows(workdir.artifact(name) / METRICS) for name in names if Path(name).name == name}
-    barriers = {path.name: _json(path) for path in sorted(folder.glob(BARRIERS))}
+    barriers = {path.name: _json(path) for place in _places(folder, workdir) for path in sorted(place.glob(BARRIERS))}
     return Contents(
         summary,
         experiment,
@@ -86,6 +86,20 @@ def gather(summary: Summary, folder: Path, note: str = "") -> Contents:
         {name: own for name, own in barriers.items() if own is not None},
         note,
     )
+
+
+def _places(folder: Path, workdir: Workdir) -> list[Path]:
+    """Lists where files of an experiment lie: a summary in the workdir itself is a copy of that of one experiment."""
+    own = _bytes(folder / SUMMARY)
+    same = [place for place in sorted(workdir.experiments()) if place != folder and _bytes(place / SUMMARY) == own]
+    return [folder, *(same if own is not None else ())]
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def models(experiment: Experiment) -> list[typed.Model]:

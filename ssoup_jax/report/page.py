@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ssoup_jax.report import curves, html, parts
+from ssoup_jax.report.between import between
 from ssoup_jax.report.contents import Contents
 from ssoup_jax.report.summary import dig, title
 from ssoup_jax.version import VERSION
@@ -37,7 +38,7 @@ def page(contents: Contents) -> str:
         "corruptions": ("Corrupted images", parts.corruptions(experiment)),
         "greedy": ("Decisions of the greedy soups", parts.greedy(experiment.phases)),
         "distances": ("Distances between members", parts.distances(experiment.phases)),
-        "barriers": ("Barriers", parts.barriers(contents)),
+        "barriers": ("Between models", between(contents.barriers)),
         "layers": ("Sparsity of every layer", parts.layers(experiment)),
         "settings": ("Settings that are not the defaults", parts.settings(experiment)),
         "data": ("Data", parts.data(experiment)),

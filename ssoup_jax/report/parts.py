@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from ssoup_jax.report import charts, html, plot
-from ssoup_jax.report.contents import Contents
 from ssoup_jax.report.summary import GAINS, PhaseResult, Summary, cells, gain, percent, phase_results
 from ssoup_jax.report.typed import Change, Experiment, Model, Phase, Scores
 
@@ -72,8 +71,14 @@ def models(experiment: Experiment) -> Markup:
         title = "mean over the corruptions" if split == "ood" else f"{_SPLITS[split]} images"
         found = html.table(["model", *(f"{_METRICS[metric]} %" for metric in metrics), "loss"], body)
         tables.append(html.folded(title, found) if tables else html.paragraph(title) + found)
+    weighted = [
+        f"{name}: {', '.join(f'{100 * share:.1f} % of member {member}' for member, share in model.weights.items())}"
+        for name, model in rows
+        if model.weights
+    ]
     diverged = [f"{name} diverged at step {model.diverged}" for name, model in rows if model.diverged is not None]
-    return html.join([*tables, *(html.paragraph(line, "warning") for line in diverged)])
+    notes = [(line, "note") for line in weighted] + [(line, "warning") for line in diverged]
+    return html.join([*tables, *(html.paragraph(*note) for note in notes)])
 
 
 def _every_model(experiment: Experiment) -> Iterable[tuple[str, Model]]:
@@ -178,11 +183,17 @@ def _number(value: float | None, form: str) -> str:
 
 
 def settings(experiment: Experiment) -> Markup:
-    """The settings that differ from the defaults, and all of them folded."""
+    """The settings that differ from the defaults, what members differ in, and all settings folded."""
     every = html.folded("all settings", html.pairs(html.flat(experiment.settings.model_dump())))
-    if experiment.changed is None:
-        return every
-    return _changes(experiment.changed) + every
+    changes = "" if experiment.changed is None else _changes(experiment.changed)
+    return html.join([changes, _members(experiment.phases), every])
+
+
+def _members(phases: Sequence[Phase]) -> Markup:
+    own = {model.split_val: model.member for phase in phases for model in phase.candidates if model.member}
+    names = list(dict.fromkeys(name for values in own.values() for name in values))
+    rows = [[f"{number:g}", *(html.nested(values.get(name)) for name in names)] for number, values in own.items()]
+    return html.table(["member", *(name.replace("_", " ") for name in names)], rows)
 
 
 def _changes(changed: Mapping[str, Change]) -> Markup:
@@ -210,8 +221,3 @@ def data(experiment: Experiment) -> Markup:
     about = experiment.data
     classes = html.folded(f"{len(about.classes)} classes", html.nested(about.classes)) if about.classes else ""
     return html.join([html.paragraph(about.description or ""), *map(html.paragraph, about.notes), classes])
-
-
-def barriers(contents: Contents) -> Markup:
-    """What lies between models, as it was computed."""
-    return html.join(html.folded(name, html.nested(found)) for name, found in contents.barriers.items())

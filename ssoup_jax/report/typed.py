@@ -1,7 +1,7 @@
 """A summary as typed values, checked when it is read: of this version, of an older one, or somebody's own."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,6 +73,8 @@ class Model(_Read):
         artifact: name of its folder.
         split_val: of a candidate.
         ingredients: of a soup.
+        weights: shares of its ingredients by member; None: equal ones.
+        member: what a candidate has of its own, by the name of the setting.
         diverged: the step at which the member diverged.
     """
 
@@ -87,6 +89,8 @@ class Model(_Read):
     flops: Flops = Field(default_factory=Flops)
     ingredients: list[int | float] | None = None
     greedy: Greedy | None = None
+    weights: dict[str, float] | None = None
+    member: dict[str, Any] | None = None
     diverged: int | None = None
     provenance: dict[str, Any] | None = None
 
@@ -132,6 +136,35 @@ class Experiment(_Read):
     phases: list[Phase]
     warnings: list[str] = Field(default_factory=list)
     data: Data | None = None
+
+
+class Barrier(_Read):
+    """How much worse models on a line are than at its ends."""
+
+    height: float | None
+
+
+class Between(_Read):
+    """What lies between the models of a phase."""
+
+    class Line(_Read):
+        """A line from one model to another: barriers by when, split and metric."""
+
+        of: Literal["members", "soups"]
+        ends: list[int | float | str]
+        distance: float | None
+        position: list[float]
+        barrier: dict[str, dict[str, dict[str, Barrier]] | None]
+
+    phase: int
+    members: list[int | float | str]
+    splits: list[str]
+    lines: list[Line]
+
+
+def between(found: Any) -> Between:
+    """Checks a file of barriers, as `experiment` does a summary."""
+    return _checked(Between, found, "file of barriers")
 
 
 def experiment(summary: Mapping[str, Any]) -> Experiment:

@@ -4,6 +4,7 @@ import io
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
@@ -118,6 +119,19 @@ def test_a_soup_is_the_weighted_mean_of_its_members(finished):
     one, other = (arrays["params/Dense_0/kernel"] for name, arrays in found.items() if "imp" in name)
     means = [0.25 * a + 0.75 * b for a, b in ((one, other), (other, one))]
     assert any(np.allclose(soup["params/Dense_0/kernel"], mean, atol=1e-6) for mean in means)
+
+
+def test_a_network_of_ones_own_is_exported_as_onnx(finished, capsys):
+    folder, summary, _ = finished
+    artifact = next((folder / "runs/artifacts").glob("*soup*"))
+    assert interop.main(["export", str(artifact), str(folder / "soup.onnx")]) == 0
+    assert "onnxruntime computes the same logits as JAX, to " in capsys.readouterr().out
+    test = sources.load("digits").test
+    session = onnxruntime.InferenceSession(folder / "soup.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": np.float32(test.images.transpose(0, 3, 1, 2) / 255)})
+    # An image that rounding decides is one of 360.
+    accuracy = np.mean(logits.argmax(1) == test.labels)
+    assert accuracy == pytest.approx(summary["phases"][0]["soup"]["test"]["accuracy"], abs=0.003)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ OPERATIONS = {
     "the larger of two": lambda x: flat(jnp.maximum(x, 0.5)) + flat(jnp.maximum(x, x.transpose(0, 2, 1, 3))),
     "a constant of four axes": lambda x: flat(x * np.arange(48, dtype="f4").reshape(1, 4, 4, 3)),
     "padding with ones": lambda x: flat(jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)), constant_values=1.0)),
-    "a product of two results": lambda x: flat(x) @ flat(x).T,
+    "functions": lambda x: flat(jnp.tanh(x) + jax.nn.sigmoid(-x) + jnp.exp(-abs(x)) + lax.erf(x)),
+    "one weight twice": lambda x: flat(x) @ np.eye(48, dtype="f4")[:, ::-1] @ np.eye(48, dtype="f4"),
 }
 
 

@@ -161,6 +161,54 @@ def test_distances_corruptions_and_barriers(tmp_path):
     assert texts(found.select("#barriers dt")) == ["members.0-1.loss"]
 
 
+def between(**changes):
+    """A file of barriers, as `commands.barriers` writes it."""
+    scores = {split: {"loss": [1.0, 1.5, 0.5], "accuracy": [0.5, 0.25, 0.75]} for split in ("train", "test")}
+    barrier = {"loss": {"height": 0.75, "position": 0.5}, "error": {"height": 0.375, "position": 0.5}}
+    line = {"of": "members", "ends": [0, HOSTILE], "distance": 2.0, "position": [0.0, 0.5, 1.0], "before": scores}
+    grid = {"test": {"loss": [[1.0, 2.0], [3.0, 4.0]], "accuracy": [[1.0, 1.0], [1.0, 1.0]]}}
+    plane = {"corners": [[0, 0], [1, 0], [0, 1]], "mean": [0.3, 0.3], "x": [0, 1], "y": [0, 1], "before": grid}
+    found = {"phase": 1, "title": HOSTILE, "members": [0, 1, HOSTILE], "splits": ["train", "test"]}
+    line |= {"after": None, "barrier": {"before": {"test": barrier}, "after": None}}
+    return found | {"lines": [line], "plane": plane | {"after": None}} | changes
+
+
+def test_barriers_are_listed_and_drawn(tmp_path):
+    (tmp_path / "barriers-phase1.json").write_text(json.dumps(between()))
+    (tmp_path / "barriers-phase2.json").write_text(json.dumps(between(phase=2, plane=None, lines=[])))
+    (tmp_path / "barriers-phase3.json").write_text(json.dumps(between(phase=3, lines=[{"of": "none"}])))
+    ElementTree.fromstring(made(whole(), tmp_path))
+    found = parsed(whole(), tmp_path)
+    assert rows(found, "barriers")[0] == [f"phase 1, members 0 to {HOSTILE}", "2", "-", "0.7500", "37.50"]
+    captions = [f"Phase 1, between members: {what}" for what in ("loss", "error in %")]
+    assert texts(found.select("#barriers figcaption"))[:2] == captions
+    assert len(found.select("#barriers figure")) == 3
+    # What is of another form is shown as it is.
+    assert texts(found.select("#barriers summary")) == ["barriers-phase3.json"]
+
+
+def test_what_lies_beside_the_same_summary_of_one_experiment_is_found(tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    for name, summary in (("0123", whole()), ("4567", FULL)):
+        place = tmp_path / "experiments" / name
+        place.mkdir(parents=True)
+        (place / "summary.json").write_text(json.dumps(summary))
+        (place / f"barriers-{name}.json").write_text("{}")
+    (tmp_path / "summary.json").write_text(json.dumps(whole()))
+    assert list(contents.gather(whole(), tmp_path).barriers) == ["barriers-0123.json"]
+
+
+def test_what_members_have_of_their_own_and_what_weights_they_have(tmp_path):
+    summary = whole()
+    for index, model in enumerate(summary["phases"][0]["candidates"]):
+        model["member"] = {"seed": index, "weight_decay": 0.1 * index}
+    summary["phases"][0]["soup"]["weights"] = {"1": 0.25, "2": 0.75}
+    found = parsed(summary, tmp_path)
+    assert texts(found.select("#settings thead th"))[-3:] == ["member", "seed", "weight decay"]
+    assert rows(found, "settings")[1:3] == [["0", "0", "0"], ["1", "1", "0.1"]]
+    assert "phase 1, soup: 25.0 % of member 1, 75.0 % of member 2" in texts(found.select("#models .note"))
+
+
 def test_a_member_that_diverged_is_said(tmp_path):
     summary = whole()
     summary["phases"][0]["candidates"][1]["diverged"] = 17
