@@ -25,7 +25,7 @@ FLOORS = (
     {"library", "studies"},
     {"commands"},
 )
-DOORS = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("barriers", "inspect"))}  # and every `__main__`
+DOORS = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("barriers", "inspect", "store"))}  # and every `__main__`
 
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.glob(f"{PACKAGE}/**/*.py")}
 

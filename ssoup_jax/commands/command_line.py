@@ -14,6 +14,11 @@ def expanded(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def spelled(count: int) -> str:
+    """Spells a number of bytes for people: `'1.2 MB'`."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are SettingsErrors."""
 

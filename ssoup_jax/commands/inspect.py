@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from ssoup_jax.commands import provenance
-from ssoup_jax.commands.command_line import Parser, answer, expanded
+from ssoup_jax.commands.command_line import Parser, answer, expanded, spelled
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import names
 from ssoup_jax.storage import lock, manifest
@@ -187,7 +187,7 @@ def table(found: list[Found]) -> Table:
         out.add_column(title, justify="right")
     for one in found:
         title = "" if one.kind is None else names.title(one.kind, one.phase, one.member)
-        figures = _size(one.bytes), _percent(one.test_accuracy), _percent(one.sparsity)
+        figures = spelled(one.bytes), _percent(one.test_accuracy), _percent(one.sparsity)
         out.add_row(title, state(one), one.name, *figures)
     return out
 
@@ -197,10 +197,6 @@ def state(one: Found) -> str:
     if one.step is None:
         return one.state
     return f"{one.state}, step {one.step}" + ("" if one.n_steps is None else f" of {one.n_steps}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _percent(value: float | None) -> str:
@@ -234,7 +230,7 @@ def _run(options: Namespace) -> int:
             console.print(f"damaged: {one.name}: {one.problem}", soft_wrap=True)
         checked = "" if options.no_verify or damaged else "; every file is as it was stored"
         stages = f"{len(found)} stage{'s' * (len(found) != 1)}"
-        console.print(f"{stages}, {_size(total)}{checked}", soft_wrap=True)
+        console.print(f"{stages}, {spelled(total)}{checked}", soft_wrap=True)
     return 1 if damaged else 0
 
 

@@ -15,6 +15,15 @@ from ssoup_jax.pruning import masks
 from ssoup_jax.storage.store import Store
 from ssoup_jax.trees import PyTree
 
+HOW_IT_CAME_ABOUT = frozenset(
+    {
+        *("seconds", "images_per_second", "execution", "provenance"),
+        # What the experiment that made it called its members, and where a file lay that it was taken from.
+        *("split_val", "ingredients", "called", "labels", "scores", "soup", "weights", "file", "notes"),
+    }
+)
+"""The entries of a record, at any depth, in which equal artifacts may differ."""
+
 
 @dataclass(frozen=True)
 class Artifact:

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ssoup_jax.errors import RunError, one_line
-from ssoup_jax.storage import arrays, manifest
+from ssoup_jax.storage import arrays, atomic, manifest
 from ssoup_jax.storage.json_files import write_json
 from ssoup_jax.storage.layout import RECORD, STATE
 from ssoup_jax.trees import PyTree, named_leaves, path_name
@@ -37,6 +38,35 @@ def write(folder: Path, tree: PyTree, record: dict[str, Any]) -> None:
         manifest.write(folder)
     finally:
         os.close(opened)
+
+
+def copy(folder: Path, into: Path) -> None:
+    """Copies an artifact, synced to the disk, with its manifest as the last file to appear.
+
+    Args:
+        folder: a finished one's.
+        into: an empty folder.
+
+    Raises:
+        Damaged: the artifact, or its copy, is not as it was stored.
+        RunError: it cannot be read.
+        OSError: the disk is full, cannot be written or went away.
+    """
+    listed = manifest.read(folder)
+    needed = sum(size for size, _ in listed.values()) + 2**20
+    if shutil.disk_usage(into).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(into))
+    for name, wanted in listed.items():
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, into / name, follow_symlinks=False)
+        found = manifest.describe(into / name)
+        if (found["bytes"], found["sha256"]) != wanted:
+            raise manifest.Damaged(folder, f"{name!a} has other content than was stored (SHA-256)")
+    for parent, _, _ in os.walk(into):
+        manifest.sync(Path(parent))
+    with atomic.replacing(into / manifest.NAME) as beside:
+        shutil.copyfile(folder / manifest.NAME, beside)
+    manifest.sync(into)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

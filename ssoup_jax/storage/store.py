@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,31 @@ class Store:
             except Exception as error:  # whatever Orbax raises when a disk fails; who fetches on with us is not to wait
                 failure = error
         self._pod.first(lambda: self._place(names, failure))
+
+    def take(self, folders: Mapping[str, Path], on_artifact: Callable[[int], None] = lambda count: None) -> None:
+        """Copies finished artifacts from elsewhere, all of them or, after a kill, none; for one process.
+
+        Args:
+            folders: where they lie, by their names; none of them is here.
+            on_artifact: told how many have been copied, one by one.
+
+        Raises:
+            RunError: one is not whole, or the disk is full, cannot be written or went away; none of them is here then.
+        """
+        names, failure = list(folders), None
+        try:
+            for number, (name, folder) in enumerate(folders.items(), start=1):
+                artifact_folder.copy(folder, self.begin(name))
+                on_artifact(number)
+        except (OSError, RunError) as error:
+            failure = error
+        try:
+            self._place(names, failure)
+        except RunError:
+            if not self.workdir.group(names).exists():  # with it they count as finished, and `recover` places them
+                for name in names:
+                    shutil.rmtree(self.workdir.partial(name), ignore_errors=True)
+            raise
 
     def discard_checkpoints(self, names: Sequence[str]) -> None:
         """Removes the checkpoints of artifacts that need them no more."""

@@ -272,6 +272,8 @@ def test_a_run_that_diverges_is_a_hole_and_the_others_go_on(tmp_path):
         ({"vary": "weight_decay=1e-4|1e-4"}, {}, "has a value more than once"),
         ({"vary": "retrain_schedule=LLR|LRR"}, {}, "retrain_schedule: unknown value 'LRR'"),
         ({"members": (4,)}, {"split_vals": (0, 1)}, "study.members: found 4; split_vals has 2 values"),
+        ({"members": (4,)}, {"members": [{}, {"seed": 1}]}, "study.members: found 4; members has 2 values"),
+        ({"vary": "retrain_use_amp=True|False"}, {}, "study.vary: unknown value 'retrain_use_amp'"),
         (
             {"methods": "IMP_mx"},
             {"retrain_schedule": "LRW"},
