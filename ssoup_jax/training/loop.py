@@ -139,7 +139,7 @@ def train(
                 source, examples = block.examples, executors.place(execution, block.examples)
             n_slots, n_examples = block.batches.shape[1:]
             rates = window(schedules, step - block.first, n_slots)
-            inputs = Inputs(block.batches, hyper.constants, rates, hyper.key_data)
+            inputs, placed = Inputs(block.batches, hyper.constants, rates, hyper.key_data), None
             first = block.first
             while first < block.last and step < total:
                 running = np.flatnonzero(n_steps > step)
@@ -156,8 +156,9 @@ def train(
                     programs = Ahead(fn, _rest(feed, batch_size, block, step, total))
                     execution = programs.fit(execution, shared, state, inputs, running, on_line)
                 programs.compile(execution, shared, state, inputs, running)
+                placed = executors.hold(execution, inputs) if placed is None else placed
                 with pace.timing(count):
-                    state, figures = executors.run(execution, fn, shared, state, inputs, running)
+                    state, figures = executors.run(execution, fn, shared, state, placed, running)
                     figures = jax.device_get(figures)
                 taken = slice(step, step + count)
                 first, step = first + count, step + count

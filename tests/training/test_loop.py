@@ -41,7 +41,7 @@ def seen(monkeypatch):
 
     def spy(execution, fn, shared, state, inputs, active):
         first, n_steps = int(shared.first_batch), int(shared.n_steps)
-        batches = inputs.batches[:, first : first + n_steps]
+        batches = jax.device_get(together(inputs).batches)[:, first : first + n_steps]
         dispatches.append((active.tolist(), [list(batches[i]) for i in active]))
         return run(execution, fn, shared, state, inputs, active)
 
@@ -171,6 +171,25 @@ def test_a_chunk_ends_with_its_block_or_with_the_first_member_to_finish(monkeypa
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e9)
     tiny.train(tiny.hyper(n_steps))
     assert [("".join("abc"[i] for i in active), len(batches[0])) for active, batches in seen] == expected
+
+
+@pytest.mark.parametrize("execution", ["map", "vmap", "loop"])
+def test_what_members_have_to_themselves_is_put_on_the_device_once_a_block(monkeypatch, execution):
+    run, given = loop.executors.run, []
+
+    def watched(execution, fn, shared, state, inputs, active):
+        given.append(inputs)
+        return run(execution, fn, shared, state, inputs, active)
+
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop.executors, "run", watched)
+    tiny.train(tiny.hyper(), execution=execution)
+    blocks = {id(inputs): inputs for inputs in given}
+    # Eight steps of one each; in two epochs and a part of a third the full batches are a block, and so is the partial.
+    assert (len(given), len(blocks)) == (8, 5)
+    for inputs in blocks.values():
+        members = [inputs] if execution != "loop" else list(inputs)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(members))
 
 
 def test_progress_tells_what_happened():
