@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssoup_jax.commands import provenance
+from ssoup_jax.commands import provenance, watch
 from ssoup_jax.commands.command_line import Parser, answer, expanded, spelled
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import names
@@ -128,6 +128,8 @@ def _unfinished(workdir: Workdir, there: list[str], verify: bool, on_bytes: Call
                     manifest.check(folder, on_bytes)
                 info = manifest.read_json(folder / CHECKPOINT).get("info")
             except RunError as error:
+                if not folder.exists():  # a newer one has taken its place meanwhile
+                    continue
                 problem = error.problem if isinstance(error, manifest.Damaged) else str(error)
                 yield Found(
                     f"{_clean(group.name)}/{folder.name}", None, state="damaged", problem=problem, bytes=size(folder)
@@ -209,11 +211,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("path", type=expanded, metavar="PATH", help="a workdir, or a folder under its artifacts/")
     parser.add_argument("--json", action="store_true", help="for programs; one JSON object")
     parser.add_argument("--no-verify", action="store_true", help="do not compare every file with its manifest")
+    parser.add_argument(
+        "--watch",
+        type=watch.seconds,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="show what is going on, again and again until Ctrl-C; files are not compared",
+    )
     parser.set_defaults(run=_run)
     return answer(parser, arguments)
 
 
 def _run(options: Namespace) -> int:
+    if options.watch is not None:
+        return watch.run(options.path, lambda: survey(options.path, verify=False), table, options.watch, options.json)
     with _progress(options.path) as on_bytes:
         found = survey(options.path, not options.no_verify, on_bytes)
     total = size(options.path)
@@ -222,7 +234,7 @@ def _run(options: Namespace) -> int:
         stages = [asdict(one) for one in found]
         print(json.dumps({"path": str(options.path), "bytes": total, "stages": stages}, indent=2))
     else:
-        console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+        console = watch.console()
         console.print(table(found))
         for line in provenance.lines([one.provenance for one in found if one.provenance is not None]):
             console.print(line, soft_wrap=True)

@@ -10,7 +10,7 @@ import jax
 from ssoup_jax import metrics
 from ssoup_jax.data.feeds import Feed, n_batches
 from ssoup_jax.experiment.imported import Import
-from ssoup_jax.experiment.specs import DenseHistory
+from ssoup_jax.experiment.specs import Dense, DenseHistory, Retrain, Stage
 from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pod import ALONE, Pod
@@ -100,6 +100,15 @@ class Context:
     def steps_per_epoch(self, batch_size: int) -> int:
         """Optimizer steps in an epoch, the partial last batch included."""
         return n_batches(self.feed.sizes["train"], batch_size)
+
+    def n_steps(self, stage: Stage) -> int:
+        """Optimizer steps that a stage takes."""
+        match stage.spec:
+            case Dense(n_epochs=n_epochs, batch_size=batch_size):
+                return n_epochs * self.steps_per_epoch(batch_size)
+            case Retrain(retraining=own, batch_size=batch_size):
+                return own.n_epochs * self.steps_per_epoch(batch_size)
+        return 0
 
     def initial_variables(self, run_id: int) -> Variables:
         """Draws a run's initial weights."""

@@ -18,6 +18,7 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.report.console import Console
+from ssoup_jax.report.live_file import LiveFile
 from ssoup_jax.report.trackers import Run
 from ssoup_jax.stack import executors, held, names
 from ssoup_jax.stack.held import Held
@@ -44,6 +45,8 @@ class Work:
         stop: says when a stop is asked for.
         console: where progress is shown.
         started: when this process began with them, see `provenance.now`.
+        to_come: steps of all members of all stages after these, as far as this launch goes.
+        live: told what training is at.
     """
 
     stages: list[str]
@@ -54,6 +57,8 @@ class Work:
     stop: Stop
     console: Console
     started: str
+    to_come: int
+    live: LiveFile
 
 
 @dataclass(frozen=True)
@@ -137,11 +142,13 @@ def train(
         *(context.evaluate_every, work.console.line),
     )
     started, execution, anything_new = time.perf_counter(), start.execution, False
-    log = start.log
+    log, board = start.log, work.console.board
+    board.begin(title, work.runs, hyper.n_steps, work.to_come)
     log.tell_again()
     with (
         contextlib.ExitStack() as saving,
         checkpoints,
+        contextlib.closing(board),
         work.console.stage(title, total, start.snapshot.step) as update,
     ):
         update(start.snapshot.step)  # the first step is compiled before it is taken
@@ -154,8 +161,10 @@ def train(
                 saving.enter_context(work.stop.saving())
                 anything_new = True
             losses = progress.figures["loss"]
+            board.chunk(progress.step, _means(progress))
             update(progress.step, {"loss": float(losses.mean()), "images/s": progress.images_per_second})
             log.add(progress, curves.at(progress, snapshot))
+            work.live.write(board.content)
             stop = work.stop.asked()
             due = context.pod.agree(every.due(progress.step))
             if stop or due:
@@ -193,6 +202,14 @@ def train(
         records = [log.final(i) | {"n_steps": int(n)} | how for i, n in enumerate(hyper.n_steps)]
         variables = held.combine(lambda state: state.variables, trained.state)
         return Trained(jax.device_get(variables), records, trained.diverged, start.started)
+
+
+def _means(progress: loop.Progress) -> dict[int, dict[str, float]]:
+    """Returns each active member's figures, averaged over the steps of a chunk."""
+    return {
+        int(index): {name: float(values[row].mean()) for name, values in progress.figures.items()}
+        for row, index in enumerate(progress.active)
+    }
 
 
 def _choose(context: Context, task: Task, member: TrainState, hyper: Hyper, batch_size: int) -> str:

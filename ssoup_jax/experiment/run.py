@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def run(
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
     folder = Workdir(workdir).trackers
-    tracker = chosen.make(settings.trackers, folder, console.line, sweep) if pod.leads else NULL
+    tracker = chosen.make(settings.trackers, folder, console.line, sweep, console.board) if pod.leads else NULL
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod, tracker)
     plan = plan_of(settings, dataset.fingerprint, context.imported)
     corruptions = out_of_distribution.available(settings, context)
@@ -162,4 +162,11 @@ def _manner(launch: _Launch, group: list[Stage]) -> Manner:
         run_of=functools.partial(run_of, settings.record(), label, launch.plan.digest),
         score=score,
         sweep=launch.sweep,
+        to_come=_to_come(launch, group),
     )
+
+
+def _to_come(launch: _Launch, group: Sequence[Stage]) -> int:
+    """Counts the steps of all members of the stages that come after a group; some may turn out to be finished."""
+    behind = launch.plan.wanted.index(group[-1]) + 1
+    return sum(launch.context.n_steps(stage) for stage in launch.plan.wanted[behind:])

@@ -16,6 +16,7 @@ from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.resumable import Work
 from ssoup_jax.experiment.specs import Average, Dense, Imported, Retrain, Soup, Stage
 from ssoup_jax.experiment.stop import Stop
+from ssoup_jax.report.live_file import LiveFile
 from ssoup_jax.report.trackers import Run, Tracker, tracking
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.store import Store
@@ -32,6 +33,7 @@ class Manner:
         run_of: describes a stage, and the folder that it is made in, to trackers.
         score: scores what was just stored out of distribution; for each stage the mean, or None.
         sweep: who awaits results of stages that were finished earlier, too; None: nobody.
+        to_come: steps of all members of all stages that this launch trains after the group; to say how long it takes.
     """
 
     stop: Stop
@@ -40,6 +42,7 @@ class Manner:
     run_of: Callable[[Stage, Path], Run]
     score: Callable[[list[Stage]], list[dict[str, Any] | None]]
     sweep: Tracker | None = None
+    to_come: int = 0
 
 
 def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *, wait: bool = True) -> bool:
@@ -95,10 +98,12 @@ def _run_group(context: Context, store: Store, group: list[Stage], manner: Manne
         stop=manner.stop,
         console=context.console,
         started=provenance.now(),
+        to_come=manner.to_come,
+        live=LiveFile(store.workdir.live(names) if context.pod.leads else None),
     )
     like = artifacts.like(context.like)
     parents = [Stored(store, parent.name, like) for parent in group[0].parents]
-    with tracking(context.tracker, runs):
+    with tracking(context.tracker, runs), work.live:
         finished = _artifacts(context, group, parents, work)
         for artifact in finished:
             artifact.record[provenance.KEY] = _provenance(context, group[0], artifact.record, work.started)

@@ -10,6 +10,8 @@ from typing import IO
 import jax
 import numpy as np
 import rich.console
+from rich.console import Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,23 +27,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ssoup_jax.errors import printable
+from ssoup_jax.report.board import Board, duration
 
 Update = Callable[..., None]
 
 _NO_FIGURES: Mapping[str, object] = MappingProxyType({})
 _FILE_WIDTH = 240
 _BAR_INTERVAL = 0.25
-
-
-def duration(seconds: float) -> str:
-    """Spells a time span for people: `'0.4 s'`, `'12 s'`, `'2 min 05 s'`, `'3 h 20 min'`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_rest = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_rest:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+_REFRESHES = 4  # a second
 
 
 def format_figures(figures: Mapping[str, object]) -> str:
@@ -75,13 +68,16 @@ def _number(value: object) -> str:
 class Console:
     """Prints lines, tables and the progress of stages.
 
-    On a terminal a stage is a live bar; elsewhere it is a plain line every few seconds.
+    On a terminal a stage is a live bar, beneath it the board; elsewhere it is a plain line every few seconds.
 
     Args:
         stream: where to print; standard output when None.
         terminal: whether the stream is an interactive terminal; asked of the stream when None.
         interval: least time between two progress lines of a stage without a terminal, in seconds.
         clock: returns the time in seconds.
+
+    Attributes:
+        board: what the stage in training is at.
     """
 
     def __init__(
@@ -97,10 +93,12 @@ class Console:
         self._rich = rich.console.Console(
             file=stream, force_terminal=terminal, width=None if terminal else _FILE_WIDTH, markup=False, emoji=False
         )
-        self._live = self._rich.is_interactive
-        self._interval = _BAR_INTERVAL if self._live else interval
+        self._interactive = self._rich.is_interactive
+        self._interval = _BAR_INTERVAL if self._interactive else interval
         self._clock = clock
         self._bars: Progress | None = None
+        self._live: Live | None = None
+        self.board = Board(clock)
 
     def line(self, text: str) -> None:
         """Prints one line; above the bar while a stage is live."""
@@ -129,7 +127,8 @@ class Console:
         started = self._clock()
         latest, latest_figures, next_show = first_step, _NO_FIGURES, started
 
-        with self._bar(title, n_steps, first_step) if self._live else self._lines(title, n_steps, started) as show:
+        shown = self._bar(title, n_steps, first_step) if self._interactive else self._lines(title, n_steps, started)
+        with shown as show:
 
             def update(step: int, figures: Mapping[str, object] = _NO_FIGURES) -> None:
                 nonlocal latest, latest_figures, next_show
@@ -161,19 +160,27 @@ class Console:
     @contextmanager
     def _bar(self, title: str, n_steps: int, first_step: int) -> Iterator[Callable[[int, str], None]]:
         # Stages may nest, a terminal holds one live display: the outermost stage owns it.
-        owner = self._bars is None
+        owner = self._live is None
         if owner:
             self._bars = _progress(self._rich)
-            self._bars.start()
-        bars = self._bars
+            self._live = Live(
+                Group(self._bars, self.board), console=self._rich, transient=True, refresh_per_second=_REFRESHES
+            )
+            self._live.start()
+        bars, live = self._bars, self._live
         task = bars.add_task(title, total=n_steps, completed=first_step, figures="")
+
+        def show(step: int, figures: str) -> None:
+            bars.update(task, completed=step, figures=figures)
+            live.refresh()
+
         try:
-            yield lambda step, figures: bars.update(task, completed=step, figures=figures, refresh=True)
+            yield show
         finally:
             bars.remove_task(task)
             if owner:
-                bars.stop()
-                self._bars = None
+                live.stop()
+                self._bars = self._live = None
 
 
 class _Figures(ProgressColumn):
@@ -196,8 +203,6 @@ def _progress(console: rich.console.Console) -> Progress:
         TimeRemainingColumn(table_column=rigid()),
         _Figures(),
         console=console,
-        transient=True,
-        refresh_per_second=4,
     )
 
 

@@ -56,6 +56,15 @@ class Workdir:
         own = names[0] if len(names) == 1 else f"{names[0].rpartition('-')[0]}-{len(names)}-members-{_digest(names)}"
         return self.all_checkpoints / own
 
+    @property
+    def all_live(self) -> Path:
+        """The folder of what runs say that they are at."""
+        return self.path / "live"
+
+    def live(self, names: Sequence[str]) -> Path:
+        """The file with what artifacts that are made as one stack are at; there while they train."""
+        return self.all_live / f"{self.checkpoints(names).name}.json"
+
     def lock(self, name: str) -> Path:
         """The file that whoever makes an artifact holds locked."""
         return self.path / "locks" / f"{name}.lock"

@@ -58,7 +58,8 @@ def run_study(
     with pod.patient():
         dataset = sources.load(settings.dataset, options, data_dir=settings.data_dir, on_line=console.line, pod=pod)
     check_same(pod, {"data": dataset.fingerprint})
-    tracker = chosen.make(settings.trackers, Workdir(workdir).trackers, console.line) if pod.leads else NULL
+    folder = Workdir(workdir).trackers
+    tracker = chosen.make(settings.trackers, folder, console.line, None, console.board) if pod.leads else NULL
     context = prepare(settings, dataset, console, Remembered(Workdir(workdir).executions), pod, tracker)
     digest = _digest(settings, dataset)
 
@@ -73,6 +74,8 @@ def run_study(
     shard = f", of which this launch does part {settings.shard}" if settings.shard else ""
     console.line(f"study: {len(points)} experiments{shard}; {sum(map(len, todo))} stages")
 
+    left = {group[0].name: sum(map(context.n_steps, group)) for group in todo}
+
     def finish_group(group: Group, wait: bool) -> bool:
         # A dense model has nobody beside it whom its failure must not cost.
         on_divergence = "fail" if isinstance(group[0].spec, Dense) else "exclude"
@@ -82,9 +85,12 @@ def run_study(
             on_divergence,
             run_of=functools.partial(run_of, settings.record(), f"study-{settings.dataset}-{settings.arch}", digest),
             score=lambda group: [None] * len(group),
+            to_come=sum(left.values()) - left[group[0].name],
         )
         with failures_of(f"study, run {group[0].run_id}, {group[0].title}"):
-            return finish(context, store, group, manner, wait=wait)
+            finished = finish(context, store, group, manner, wait=wait)
+            left[group[0].name] *= not finished
+            return finished
 
     failed = work.walk(todo, store, finish_group, console.line)
     found = cells.collect(rows, lambda stage: store.record(stage.name) if store.has(stage.name) else None, failed)

@@ -8,6 +8,7 @@ import pytest
 from rich.table import Table
 
 from ssoup_jax.report.console import Console, duration, format_figures
+from tests.report.trackers.told import a_run
 
 
 class Terminal(io.StringIO):
@@ -159,6 +160,23 @@ def test_live_stage_shows_a_bar_and_ends_with_a_line(terminal, clock):
     for shown in ("Dense [seed 1]", "━", "3/10", "eta", "loss 0.25", "line 3\n", "line 10\n"):
         assert shown in text
     assert "Dense [seed 1]: 10 steps in 5.0 s, loss 0.25\n" in text
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_members_stand_side_by_side_beneath_the_bar_and_never_in_a_plain_log(terminal, clock, live):
+    console = Console(terminal, terminal=live, clock=clock)
+    runs = [a_run(f"phase1-imp-{i}", member=i) for i in range(2)]
+    console.board.begin("IMP phase 1", runs, [10, 10], 40)
+    with console.stage("IMP phase 1", 10) as update:
+        for step in range(1, 11):
+            clock.now += 0.5
+            console.board.chunk(step, {i: {"loss": 0.5 + i, "accuracy": 0.25} for i in range(2)})
+            console.board.log(runs[1], {"epoch": step, "val": {"loss": 0.125, "accuracy": 0.75}})
+            update(step, {"loss": 1.0})
+    shown = _text(terminal)
+    beneath = ("member", "val accuracy", "75.00%", "1.5", "stage: 2.5 s left, all: 12 s left")
+    assert [text in shown for text in beneath] == [live] * len(beneath)
+    assert "IMP phase 1: 10 steps in 5.0 s, loss 1\n" in shown
 
 
 @pytest.mark.parametrize("n_steps", [0, 5])
