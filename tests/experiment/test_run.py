@@ -17,8 +17,7 @@ from safetensors.numpy import load_file
 from ssoup_jax import pools, trees, variants
 from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
-from ssoup_jax.experiment import records, stages
-from ssoup_jax.experiment import run as run_module
+from ssoup_jax.experiment import records, stages, walk
 from ssoup_jax.experiment.stop import Stop, Stopped
 from ssoup_jax.pruning.allocation import phase_amount, prune_count
 from ssoup_jax.pruning.masks import prunable_leaves
@@ -218,7 +217,7 @@ def test_the_default_is_said_with_its_cost_and_what_is_asked_for_is_not(finished
 
 def test_second_start_skips_everything_and_says_so(finished, monkeypatch):
     workdir, summary, _ = finished
-    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("a finished stage was redone"))
+    monkeypatch.setattr(walk, "_run_group", lambda *_: pytest.fail("a finished stage was redone"))
     again, printed = tiny.launch(workdir)
     assert again == summary
     assert printed.count("finished earlier") == 7
@@ -327,7 +326,7 @@ def test_members_by_every_hyperparameter(tmp_path, changes, split_vals):
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_trained(tmp_path, monkeypatch, changes, expected):
-    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(walk, "_run_group", lambda *_: pytest.fail("something was trained"))
     with pytest.raises(SettingsError) as error:
         tiny.launch(tmp_path, **changes)
     assert expected in str(error.value)

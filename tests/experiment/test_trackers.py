@@ -6,7 +6,7 @@ import pytest
 import wandb
 
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment import run as run_module
+from ssoup_jax.experiment import walk
 from ssoup_jax.experiment.stop import Stopped
 from ssoup_jax.report.trackers import chosen, reference_names
 from ssoup_jax.report.trackers.tensorboard import leaves
@@ -110,7 +110,7 @@ def _without_ood(value):
 
 
 def test_what_cannot_be_used_is_said_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(walk, "_run_group", lambda *_: pytest.fail("something was trained"))
     monkeypatch.setattr(chosen.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="trackers: wandb is not installed; pip install wandb, or leave it out"):
         tiny.launch(tmp_path, trackers="wandb")

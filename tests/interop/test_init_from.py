@@ -11,8 +11,7 @@ from torch.nn.utils import prune
 from ssoup_jax import models
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
-from ssoup_jax.experiment import run as run_module
-from ssoup_jax.experiment import specs
+from ssoup_jax.experiment import specs, walk
 from ssoup_jax.experiment.plan import make_plan
 from ssoup_jax.experiment.specs import Stage
 from ssoup_jax.interop import pytorch
@@ -79,7 +78,7 @@ def test_a_twins_model_is_the_dense_model_of_an_experiment(twin_file, tmp_path, 
     assert summary["phases"][0]["sparsity"]["prunable"] == pytest.approx(0.9, abs=1e-4)
     assert summary["phases"][0]["soup"]["test"]["accuracy"] > 0.8
 
-    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("a finished stage was redone"))
+    monkeypatch.setattr(walk, "_run_group", lambda *_: pytest.fail("a finished stage was redone"))
     elsewhere = tmp_path / "elsewhere.pt"
     shutil.copy(path, elsewhere)
     again, printed = tiny.launch(tmp_path, init_from=str(elsewhere), n_phases=1)
@@ -270,7 +269,7 @@ def test_another_file_redoes_everything(twin_file):
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_is_trained(tmp_path, monkeypatch, write, expected):
-    monkeypatch.setattr(run_module, "_run_group", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(walk, "_run_group", lambda *_: pytest.fail("something was trained"))
     path = tmp_path / "dense.pt"
     write(path)
     with pytest.raises(SettingsError) as error:
