@@ -216,8 +216,10 @@ class Stage:
         return self.parents[0].phase if isinstance(self.spec, Soup | Average) else self.spec.phase
 
     @property
-    def run_id(self) -> int:
-        """Which run it belongs to."""
+    def run_id(self) -> int | None:
+        """Which run it belongs to; None: a model from a file belongs to any."""
+        if isinstance(self.spec, Imported):
+            return None
         return self.parents[0].run_id if isinstance(self.spec, Soup | Average) else self.spec.run_id
 
     @cached_property

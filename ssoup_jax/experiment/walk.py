@@ -138,7 +138,8 @@ def run_of(settings: Mapping[str, Any], label: str, digest: str, stage: Stage, f
     """
     member = stage.label if stage.kind == "IMP" else None
     called = re.sub(r"[^\w.=+-]+", "-", label)[-100:]
-    own = {"strategy": stage.kind, "run_id": stage.run_id, "phase": stage.phase or None, "split_val": member}
+    own = {"strategy": stage.kind, "phase": stage.phase or None, "split_val": member}
+    own |= {} if stage.run_id is None else {"run_id": stage.run_id}
     return Run(
         name=stage.name,
         title=stage.title,

@@ -87,7 +87,7 @@ def run_study(
             score=lambda group: [None] * len(group),
             to_come=sum(left.values()) - left[group[0].name],
         )
-        with failures_of(f"study, run {group[0].run_id}, {group[0].title}"):
+        with failures_of(work.called(group)):
             finished = finish(context, store, group, manner, wait=wait)
             left[group[0].name] *= not finished
             return finished

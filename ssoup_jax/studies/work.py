@@ -71,7 +71,7 @@ def walk(
         Why each stage that is not finished is not, by its name.
     """
     failed: dict[str, str] = {}
-    left = list(todo)
+    left, n_all = list(todo), sum(map(len, todo))
 
     def lost(group: Group) -> str | None:
         return next((failed[parent.name] for parent in group[0].parents if parent.name in failed), None)
@@ -97,7 +97,7 @@ def walk(
             else:
                 if not all(store.has(stage.name) for stage in group):
                     n_left = sum(map(len, [*later, *left[place:]]))
-                    on_line(_progress(group, sum(map(len, todo)) - n_left, sum(map(len, todo))))
+                    on_line(f"study: {n_all - n_left} of {n_all} stages; now {called(group)}")
                 if not is_done(group, wait=False):
                     later.append(group)
         if later == left:  # nothing but what others are at, and what starts from it
@@ -108,6 +108,8 @@ def walk(
     return failed
 
 
-def _progress(group: Group, n_done: int, n_all: int) -> str:
-    title = f"{group[0].kind} phase {group[0].phase}, {len(group)} members" if len(group) > 1 else group[0].title
-    return f"study: {n_done} of {n_all} stages; now {title} of run {group[0].run_id}"
+def called(group: Group) -> str:
+    """Says what people call a group, such as `'IMP phase 1, 3 members of run 2'`."""
+    first = group[0]
+    title = f"{first.kind} phase {first.phase}, {len(group)} members" if len(group) > 1 else first.title
+    return title if first.run_id is None else f"{title} of run {first.run_id}"

@@ -72,6 +72,7 @@ def test_a_twins_model_is_the_dense_model_of_an_experiment(twin_file, tmp_path, 
     assert artifact.record["init_from"] == {"file": str(path), "sha256": checkpoint.sha256}
     assert artifact.record["training"] is None
     model = {"arch": "Simple", "n_classes": 10, "image_shape": [8, 8, 1], "classes": list("0123456789")}
+    model |= {"mean": None, "std": None}
     for stage in plan.wanted:
         assert Store(tmp_path).record(stage.name)["model"] == model
     assert summary["dense"]["test"]["accuracy"] > 0.8, "the twin has learned the digits"
