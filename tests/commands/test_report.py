@@ -48,8 +48,11 @@ def test_a_run_leaves_a_page_with_its_figures_and_curves(made):
     assert found.title.get_text() == "digits, Simple, m = 2 by pruned_seed"
     soup = f"{100 * summary['phases'][0]['soup']['test']['accuracy']:.2f} %"
     assert found.select_one(".tiles dd").get_text() == soup
-    # Loss, accuracy and learning rate of the dense model, and of the members in one phase.
-    assert len(found.select("#curves figure")) == 6
+    # Of training loss, accuracy and learning rate; of every validation, of sparsity and of distances the others.
+    shown = [caption.get_text() for caption in found.select("#curves figcaption")]
+    for whose in ("Dense", "Phase 1"):
+        own = {caption.removeprefix(f"{whose}: ") for caption in shown if caption.startswith(whose)}
+        assert own >= {"loss", "accuracy in %", "learning rate", "ece", "sparsity prunable in %", "distance to start"}
     assert len(found.select("#greedy tbody tr")) == 2
     (folder,) = (made / "experiments").iterdir()
     assert (folder / "report.html").read_bytes() == (made / "report.html").read_bytes()

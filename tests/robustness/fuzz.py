@@ -88,6 +88,7 @@ def by_command_line(case: Case) -> str:
     def read() -> Settings:
         with (
             mock.patch.object(launch, "_CONFIG", config),
+            mock.patch.object(launch, "_FROM_WANDB", mock.Mock(value=False)),
             mock.patch.object(launch.flags, "FLAGS", values),
             contextlib.redirect_stderr(printed),
             contextlib.chdir(ROOT),
