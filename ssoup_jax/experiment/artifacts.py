@@ -1,6 +1,5 @@
 """What a finished stage leaves behind, and how it is stored."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,13 +29,12 @@ class Artifact:
     """What a finished stage leaves behind.
 
     Attributes:
-        variables: the model's parameters and BatchNorm statistics, or what fetches them: for a member of a stack that
-            is spread over a mesh, which all processes have to ask for.
+        variables: the model's parameters and BatchNorm statistics.
         mask: structure and shapes of the params; False where a weight is pruned, None where none ever is.
         record: everything else, JSON-ready: metrics, sparsity, cost, training history.
     """
 
-    variables: Variables | Callable[[], Variables]
+    variables: Variables
     mask: PyTree
     record: dict[str, Any]
 
@@ -67,8 +65,7 @@ class Stored:
 
 def to_tree(artifact: Artifact) -> PyTree:
     """Returns the arrays of an artifact as they are stored."""
-    variables = artifact.variables() if callable(artifact.variables) else artifact.variables
-    return {**variables.as_flax(), "mask": masks.dense_form(artifact.mask, variables.params)}
+    return {**artifact.variables.as_flax(), "mask": masks.dense_form(artifact.mask, artifact.variables.params)}
 
 
 def from_tree(tree: PyTree, record: dict[str, Any], where: Path | None = None) -> Artifact:

@@ -39,7 +39,7 @@ def average(context: Context, stage: Stage, models: list[Stored]) -> Artifact:
     check_pruned(own.params, mask, stage.title)
     members: Retrain = stage.parents[0].spec
     among = masks.restrict(mask, members.prune_only, members.prune_except)
-    (record,) = records.describe(context, stage.dense, made, among)
+    record = records.describer(context, stage.dense, made, among)(0, own.params)
     about = {"stage": "Average", "phase": stage.phase, "ingredients": labels}
     return Artifact(own, mask, about | record | records.describe_group(context, stack))
 

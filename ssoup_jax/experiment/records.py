@@ -1,5 +1,6 @@
 """What is recorded of models: metrics on every split, sparsity, cost, and how they came about."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ssoup_jax import metrics, soups, trees
@@ -29,14 +30,19 @@ def _what(context: Context, stack: Held, split: str) -> tuple:
     return context.classifier, context.feed, stack, split, execution, context.console.line
 
 
-def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -> list[dict[str, Any]]:
-    """Describes each finished model of a stack: metrics on every split, sparsity, cost, size, and what is doubtful.
+def describer(
+    context: Context, dense: DenseHistory, stack: Held, mask: PyTree
+) -> Callable[[int, PyTree], dict[str, Any]]:
+    """Makes what describes each finished model of a stack: metrics on every split, sparsity, cost, what is doubtful.
 
     Args:
         context: has the network and the data.
         dense: the dense model that they come from.
-        stack: leaves `[m, ...]`.
+        stack: leaves `[m, ...]`; it is evaluated here.
         mask: shared by all.
+
+    Returns:
+        `(place in the stack, params on the host) -> record`; whoever has fetched a member need not fetch it again.
     """
     sums = {split: count(*_what(context, stack, split)) for split in context.evaluated}
     model = context.classifier.model
@@ -48,23 +54,21 @@ def describe(context: Context, dense: DenseHistory, stack: Held, mask: PyTree) -
         "mean": context.classifier.transform.mean,
         "std": context.classifier.transform.std,
     }
-    records = []
-    for i in range(trees.stack_size(stack)):
-        params = held.member(stack, i).params
+
+    def describe(i: int, params: PyTree) -> dict[str, Any]:
         scores = {split: summarise(own[i]) for split, own in sums.items()}
         answers = {split: Answers(own[i].n_labels, own[i].n_predicted) for split, own in sums.items()}
         sparsity = metrics.sparsity(params, mask)
-        records.append(
-            {
-                "model": described,
-                "metrics": scores,
-                "sparsity": sparsity,
-                "flops": metrics.flops(model, params, context.classifier.image_shape),
-                "distance_to_origin": metrics.distance_to_origin(params, mask),
-                "warnings": doubts.of_model(sparsity["per_layer"], scores, answers, context.classes),
-            }
-        )
-    return records
+        return {
+            "model": described,
+            "metrics": scores,
+            "sparsity": sparsity,
+            "flops": metrics.flops(model, params, context.classifier.image_shape),
+            "distance_to_origin": metrics.distance_to_origin(params, mask),
+            "warnings": doubts.of_model(sparsity["per_layer"], scores, answers, context.classes),
+        }
+
+    return describe
 
 
 def describe_pruning(context: Context, parent: Artifact, pruned: Variables) -> dict[str, Any]:

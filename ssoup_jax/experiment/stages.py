@@ -1,6 +1,6 @@
 """The stages, each (stage, its parents' artifacts) -> artifact: dense, retrain, soup."""
 
-import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,7 +36,8 @@ def imported(context: Context, stage: Stage) -> Artifact:
         The artifact; its mask is what the file has pruned already.
     """
     found, notes = context.imported.artifact, context.imported.notes
-    (record,) = records.describe(context, stage.dense, trees.stack([found.variables]), found.mask)
+    describe = records.describer(context, stage.dense, trees.stack([found.variables]), found.mask)
+    record = describe(0, found.variables.params)
     record |= {"init_from": found.record, "notes": notes, "training": None}
     return Artifact(found.variables, found.mask, {"stage": "Dense", **record})
 
@@ -72,12 +73,13 @@ def dense(context: Context, stage: Stage, work: Work) -> Artifact:
     )
     task = context.task(spec.optimizer, spec.loss)
     trained = train(context, task, work, stage.title, variables, mask, mask, hyper, spec.batch_size)
-    (record,) = records.describe(context, spec, trained.variables, mask)
-    record |= origin | {"training": trained.records[0], provenance.KEY: {"started": trained.started}}
-    return Artifact(held.member(trained.variables, 0), mask, {"stage": "Dense", **record})
+    describe, own = records.describer(context, spec, trained.variables, mask), held.member(trained.variables, 0)
+    record = describe(0, own.params) | origin
+    record |= {"training": trained.records[0], provenance.KEY: {"started": trained.started}}
+    return Artifact(own, mask, {"stage": "Dense", **record})
 
 
-def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work) -> list[Artifact]:
+def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work) -> Iterator[Artifact]:
     """Prunes one model and retrains a copy of it for each member, all as one stack.
 
     Args:
@@ -88,7 +90,8 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
 
     Returns:
         The candidates: retrained and recalibrated, all with one mask. The record of one that diverged says at which
-        step, and has no metrics.
+        step, and has no metrics. Of a stack that is spread over a mesh each is fetched when it is asked for, which all
+        processes do, so that a host has one at a time.
     """
     spec: Retrain = stages[0].spec
     members = [stage.spec.retraining for stage in stages]
@@ -118,22 +121,21 @@ def retrain(context: Context, stages: list[Stage], parent: Artifact, work: Work)
         # In the place of members that diverged, so that what follows need not know of them.
         stack = held.replaced(stack, i, pruned)
     stack = recalibrated(context, spec, stack, _member_keys(stages, "recalibrate"))
-    described = records.describe(context, stages[0].dense, stack, among)
-    artifacts = []
-    for i, stage in enumerate(stages):
-        record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
-        record |= described[i] | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
-        record[provenance.KEY] = {"started": trained.started}
+    describe = records.describer(context, stages[0].dense, stack, among)
+
+    def candidate(i: int, stage: Stage) -> Artifact:
         own = held.member(stack, i)
         check_pruned(own.params, mask, title)
+        record = {"stage": "IMP", "phase": spec.phase, "split_val": stage.label, "pruned": after_pruning}
+        record |= describe(i, own.params) | {"training": trained.records[i], "diverged": trained.diverged.get(i)}
+        record[provenance.KEY] = {"started": trained.started}
         if i in trained.diverged:
             record |= {"metrics": {}, "warnings": []}
         else:
             record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
-        # A host has one member of a spread stack at a time.
-        spread = isinstance(stack, held.Spread)
-        artifacts.append(Artifact(functools.partial(held.member, stack, i) if spread else own, mask, record))
-    return artifacts
+        return Artifact(own, mask, record)
+
+    return map(candidate, range(len(stages)), stages)
 
 
 def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
@@ -176,7 +178,7 @@ def soup(context: Context, stage: Stage, candidates: list[Stored]) -> Artifact:
     check_pruned(own.params, mask, stage.title)
     members: Retrain = stage.parents[0].spec
     among = masks.restrict(mask, members.prune_only, members.prune_except)
-    (record,) = records.describe(context, stage.dense, made, among)
+    record = records.describer(context, stage.dense, made, among)(0, own.params)
     record |= records.distance_to_pruned(own.params, among, spec.goal_sparsity)
     every = selected = records.describe_group(context, stack)
     if len(ingredients) < len(candidates):

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ssoup_jax.report.live_file import LiveFile
 from ssoup_jax.report.trackers import Run, Tracker, tracking
 from ssoup_jax.storage import lock
 from ssoup_jax.storage.store import Store
+from ssoup_jax.trees import PyTree
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,19 @@ def _run_group(context: Context, store: Store, group: list[Stage], manner: Manne
     like = artifacts.like(context.like)
     parents = [Stored(store, parent.name, like) for parent in group[0].parents]
     with tracking(context.tracker, runs), work.live:
-        finished = _artifacts(context, group, parents, work)
-        for artifact in finished:
-            artifact.record[provenance.KEY] = _provenance(context, group[0], artifact.record, work.started)
-        for run, stage, artifact in zip(runs, group, finished, strict=True):
-            context.tracker.summary(run, results.for_trackers(stage, artifact.record, parents))
+        finished, records = _artifacts(context, group, parents, work), []
+
+        def tree(run: Run, stage: Stage, artifact: Artifact) -> PyTree:
+            record = artifact.record
+            record[provenance.KEY] = _provenance(context, stage, record, work.started)
+            context.tracker.summary(run, results.for_trackers(stage, record, parents))
+            records.append(record)  # is there once its tree is
+            return artifacts.to_tree(artifact)
+
         with manner.stop.saving():
-            store.finish(names, map(artifacts.to_tree, finished), [artifact.record for artifact in finished])
-        for stage, artifact in zip(group, finished, strict=True):
-            context.console.line(f"{stage.title}: {results.one_line(artifact.record)}")
+            store.finish(names, map(tree, runs, group, finished), records)
+        for stage, record in zip(group, records, strict=True):
+            context.console.line(f"{stage.title}: {results.one_line(record)}")
         for run, scores in zip(runs, manner.score(group), strict=True):
             context.tracker.summary(run, {"ood": scores})
 
@@ -152,7 +157,7 @@ def run_of(settings: Mapping[str, Any], label: str, digest: str, stage: Stage, f
     )
 
 
-def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> list[Artifact]:
+def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> Iterable[Artifact]:
     """Calls the function of a group's kind of stage."""
     match group[0].spec:
         case Imported():

@@ -19,8 +19,10 @@ from ssoup_jax.data import sources
 from ssoup_jax.errors import RunError, SettingsError
 from ssoup_jax.experiment import records, stages, walk
 from ssoup_jax.experiment.stop import Stop, Stopped
+from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning.allocation import phase_amount, prune_count
 from ssoup_jax.pruning.masks import prunable_leaves
+from ssoup_jax.stack import held
 from ssoup_jax.storage.store import Store
 from ssoup_jax.training import loop
 from tests.experiment import tiny
@@ -128,6 +130,19 @@ def test_a_uniform_soups_ingredients_are_its_candidates_and_are_scored_once(tmp_
     assert len(scored) == 1
     assert phase["selected"]["prediction_ensemble"] == phase["prediction_ensemble"]
     assert phase["selected"]["distances"] == phase["distances"]
+
+
+def test_a_member_of_a_stack_is_fetched_once_to_be_described_and_stored(tmp_path, monkeypatch):
+    fetched, member = [], held.member
+
+    def watched(stack, index):
+        fetched.extend([(trees.stack_size(stack), index)] if isinstance(stack, Variables) else [])
+        return member(stack, index)
+
+    monkeypatch.setattr(held, "member", watched)
+    tiny.launch(tmp_path, n_phases=1, n_epochs=1)
+    # The dense model, two candidates and the soup.
+    assert fetched == [(1, 0), (2, 0), (2, 1), (1, 0)]
 
 
 def test_the_training_split_need_not_be_scored(finished, tmp_path):
