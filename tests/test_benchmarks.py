@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import compiled, experiment, pod, reference_experiment, step, tpu_program
+from benchmarks import compiled, experiment, pod, reference_experiment, step, tpu_program, tracking
 from ssoup_jax.data import sources
 from ssoup_jax.errors import SettingsError
 from tests.interop import twins
@@ -199,3 +199,25 @@ def test_a_pod_is_measured_beside_processes_that_are_none(tmp_path):
     assert all(own["messages"] >= 3 and own["message_seconds"] > 0 for own in both["linked"])
     assert all(own["cpu_seconds"] > 0 for processes in both.values() for own in processes)
     assert "| 2 | " in table
+
+
+def test_what_curves_and_trackers_add_is_told_beside_a_training_without():
+    rows = [
+        {"way": "no validation", "training": 2.0, "whole": 5.0},
+        {"way": "validation every epoch", "training": 2.1, "whole": 5.5},
+    ]
+    about = {"device": "cpu", "processor": "x", "n_cores": 2, "load": 0.5}
+    table = tracking.table(rows, tracking.parse(["--epochs", "10"]), about)
+    assert "| no validation | 2.000 | 200.0 | +0.0 | +0.00 |" in table
+    # Half a second more in all, of which a tenth is training.
+    assert "| validation every epoch | 2.100 | 210.0 | +5.0 | +0.40 |" in table
+
+
+@pytest.mark.slow
+def test_every_tracker_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracking.main(["--quick", "--results", str(tmp_path)])
+    result, table = stored(tmp_path, "tracking-quick")
+    assert [row["way"] for row in result["rows"]] == list(tracking.WAYS)
+    assert all(0 < row["training"] < row["whole"] and len(row["rounds"]) == 1 for row in result["rows"])
+    assert all(way in table for way in tracking.WAYS)
