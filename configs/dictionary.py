@@ -11,12 +11,15 @@ BOOKKEEPING = ("computer", "device", "tmp_dir", "seed")
 """What the authors' code keeps in its dictionary, and what decides nothing here."""
 
 _PREFIX = "config."
-_NUMBERS = ("momentum", "weight_decay", "goal_sparsity", "bn_recalibration_frac", "split_val")
+_NUMBERS = (
+    *("momentum", "weight_decay", "retrain_momentum", "retrain_weight_decay"),
+    *("goal_sparsity", "bn_recalibration_frac", "split_val"),
+)
 
 
 def names(config: ConfigDict) -> list[str]:
     """Returns the names of all settings, `data.pad` and its like too."""
-    return [*config, *(f"data.{inner}" for inner in config.data)]
+    return [*config, *(f"{group}.{inner}" for group in _groups(config) for inner in config[group])]
 
 
 def merged(config: ConfigDict, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,8 +36,8 @@ def merged(config: ConfigDict, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingsError: there is no such setting.
     """
-    values = dict(config)
-    values["data"] = dict(config.data)
+    groups = _groups(config)
+    values = dict(config) | {group: dict(config[group]) for group in groups}
     known = names(config)
     for name, value in given.items():
         name = name.removeprefix(_PREFIX)
@@ -42,12 +45,13 @@ def merged(config: ConfigDict, given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name not in known:
             raise unknown("setting", name, known)
-        if name == "data" and not isinstance(value, Mapping):
-            raise SettingsError(f"data: found {value!r}; allowed: a dictionary")
-        if name == "data":
-            values["data"] |= value
-        elif name.startswith("data."):
-            values["data"][name.removeprefix("data.")] = value
+        group, inside, inner = name.partition(".")
+        if name in groups and not isinstance(value, Mapping):
+            raise SettingsError(f"{name}: found {value!r}; allowed: a dictionary")
+        if name in groups:
+            values[name] |= value
+        elif inside:
+            values[group][inner] = value
         else:
             values[name] = _number(value) if name in _NUMBERS else value
     return values
@@ -57,6 +61,10 @@ def without(arguments: Iterable[str], config: ConfigDict) -> list[str]:
     """Leaves the arguments out that only repeat such a dictionary, as an agent puts them: `--arch=ResNet18`."""
     repeated = {*names(config), *BOOKKEEPING}
     return [argument for argument in arguments if argument.lstrip("-").partition("=")[0] not in repeated]
+
+
+def _groups(config: ConfigDict) -> list[str]:
+    return [name for name in config if isinstance(config[name], ConfigDict)]
 
 
 def _number(value: Any) -> Any:

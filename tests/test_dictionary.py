@@ -53,6 +53,8 @@ def test_settings_of_the_data_may_be_nested_or_not(given):
         ({"data.padd": 2}, "did you mean 'data.pad'?"),
         ({"data": {"padd": 2}}, "did you mean 'data.pad'?"),
         ({"data": 3}, "data: found 3; allowed: a dictionary"),
+        ({"study": 3}, "study: found 3; allowed: a dictionary"),
+        ({"study.run": 3}, "did you mean 'study.runs'?"),
         ({"pruning_selector": "LAMP"}, "pruning_selector: unknown value 'LAMP'; allowed: global, uniform, random"),
         ({"weight_decay": "small"}, "weight_decay: found 'small'; input should be a valid number"),
         ({"n_epochs": 2.5}, "n_epochs: found 2.5; "),
@@ -74,3 +76,11 @@ def test_arguments_that_repeat_the_dictionary_are_left_out():
         "--use_amp=True",
     ]
     assert dictionary.without([*repeated, *own], base.get_config()) == own
+
+
+def test_groups_of_settings_are_known_by_the_names_of_what_is_in_them():
+    config = base.get_config()
+    assert {"data.pad", "study.methods", "study.runs"} < {*dictionary.names(config)}
+    merged = dictionary.merged(config, {"study.methods": "IMP", "study": {"runs": (1, 2)}})
+    assert (merged["study"]["methods"], merged["study"]["runs"]) == ("IMP", (1, 2))
+    assert config.study.methods is None, "the settings that were given stay"

@@ -63,6 +63,7 @@ def test_the_same_line_again_only_reports(first):
         (["--config", "configs/digits_smss.py"], "did you mean 'configs/digits_sms.py'?"),
         (["--config", "configs/digits_sms.py", "--config.goal_sparcity=0.5"], "did you mean 'goal_sparsity'?"),
         (["--config", "configs/digits_sms.py", "--config.n_epochs=many"], "n_epochs"),
+        (["--config", "configs/digits_sms.py", "--config.study.methods=IMPS"], "study.methods: unknown value 'IMPS'"),
         (["--config", "configs/digits_sms.py", "--wrkdir=x"], "workdir"),
         (["--config", "configs/digits_sms.py", "extra"], "extra"),
         (["--config", "configs/digits_sms.py", "--config.arch=ResNet21"], "arch: unknown value 'ResNet21'"),

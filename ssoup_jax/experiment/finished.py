@@ -110,6 +110,8 @@ def find(workdir: Path, digest: str | None, n_images: int, console: Console) -> 
     if not path.is_file():
         there = sorted(folder.name for folder in place.experiments())
         more = f"; experiments there: {', '.join(there)}" if there else ""
+        if place.study("").is_dir() and not there:
+            more = "; of a study, the same launch with --config.study.methods=None makes one of what is finished"
         raise SettingsError(f"{path}: not there, so no experiment is known{more}")
     summary, settings = _settings(path)
     dataset = sources.load(settings.dataset, settings.data.options(), data_dir=settings.data_dir, on_line=console.line)

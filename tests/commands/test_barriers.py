@@ -159,6 +159,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(made, tmp_path, capsys, monkeypat
     assert expected in errors
 
 
+def test_a_workdir_of_studies_is_told_how_to_make_an_experiment_of_one(tmp_path, capsys):
+    (tmp_path / "studies/0123").mkdir(parents=True)
+    code, _, errors = call(capsys, tmp_path)
+    assert code == 2
+    assert errors.endswith(
+        "of a study, the same launch with --config.study.methods=None makes one of what is finished\n"
+    )
+
+
 def test_a_workdir_without_members_is_one_line(tmp_path, capsys):
     tiny.launch(tmp_path, **CHANGES, strategy="Dense")
     code, _, errors = call(capsys, tmp_path)
