@@ -4,8 +4,9 @@ As many members are retrained by 1, 2 and 4 processes, which have as many of the
 `launch.py` would make of them (spread over members only), and once unlinked, as so many runs of their own that know
 nothing of each other. Both compute the same and store the same, checkpoints included; what linked ones take longer is
 the pod: messages, waiting for whoever comes last to one, and what gloo does between programs. Each process has one core
-to itself where there are enough, as if it were a host; the window is from the end of a stack's first chunk of steps,
-when all is compiled, to the end of its last one.
+to itself where there are enough, as if it were a host. The window is the middle half of a stack's training: programs
+are compiled by then, those of its end are not wanted yet, and either way it holds the same steps, two validations, and
+a checkpoint.
 
 Seconds say what the pod costs as long as every process has a core. Where there are more processes than cores, they wait
 for each other's time slices, linked or not; then only the CPU seconds of all of them together mean something, in which
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import machine
 from configs import digits_sms
@@ -45,19 +46,38 @@ GOAL = 0.03
 MESSAGES = 300
 
 
+VALIDATIONS = 4
+"""In the stack's training: the first one, which compiles its program, is the last before the window."""
+
+
+class Tick(NamedTuple):
+    """What the clocks show after a chunk of steps."""
+
+    step: int
+    seconds: float
+    cpu_seconds: float
+    messages: int
+
+
 class Clock(Stop):
     """Looks at the clocks whenever a stack asks whether to stop, which it does after every chunk of steps."""
 
-    def __init__(self, pod: Pod):
+    def __init__(self, pod: Pod, console: Console):
         super().__init__()
         self.share(pod)
-        self.ticks: list[tuple[float, float, int]] = []
-        self._progress = pod.progress
+        self.ticks: list[Tick] = []
+        self._progress, self._board = pod.progress, console.board
 
     def asked(self) -> bool:
         stop = super().asked()
-        self.ticks.append((time.perf_counter(), time.process_time(), self._progress.count))
+        step = self._board.content()["step"]
+        self.ticks.append(Tick(step, time.perf_counter(), time.process_time(), self._progress.count))
         return stop
+
+    def window(self) -> list[Tick]:
+        """Returns the ticks of the middle half of the training; epochs end where it does, so two are exactly there."""
+        quarter = self.ticks[-1].step // VALIDATIONS
+        return [tick for tick in self.ticks if quarter <= tick.step <= (VALIDATIONS - 1) * quarter]
 
 
 def work(options: argparse.Namespace) -> None:
@@ -71,16 +91,17 @@ def work(options: argparse.Namespace) -> None:
         execution = f"{pod.size}x1:map"
     devices.start()
     devices.keep_compiled_programs(options.cache)
-    clock = Clock(pod)
-    run(settings(options, "IMP", execution), options.workdir, Console(io.StringIO()), clock, pod)
+    console = Console(io.StringIO())
+    clock = Clock(pod, console)
+    run(settings(options, "IMP", execution), options.workdir, console, clock, pod)
     started = time.perf_counter()
     for number in range(MESSAGES):
         pod.agree(number)
     message = (time.perf_counter() - started) / MESSAGES
-    (first, first_cpu, first_count), *_, (last, last_cpu, last_count) = clock.ticks
-    n_chunks = len(clock.ticks) - 1
-    found = {"seconds": last - first, "cpu_seconds": last_cpu - first_cpu, "chunks": n_chunks}
-    found |= {"messages": (last_count - first_count) / n_chunks, "message_seconds": message}
+    first, *between, last = clock.window()
+    n_chunks = len(between) + 1
+    found = {"seconds": last.seconds - first.seconds, "cpu_seconds": last.cpu_seconds - first.cpu_seconds}
+    found |= {"chunks": n_chunks, "messages": (last.messages - first.messages) / n_chunks, "message_seconds": message}
     print(json.dumps(found), flush=True)
     finish(pod)
 
@@ -92,6 +113,7 @@ def settings(options: argparse.Namespace, strategy: str, execution: str) -> Any:
     config.update({"arch": options.arch, "batch_size": options.batch_size, "n_epochs": 1, "n_phases": 1})
     config.update({"n_epochs_per_phase": options.epochs, "n_splits_total": own, "goal_sparsity": 0.9})
     config.update({"strategy": strategy, "execution": execution, "checkpoint_every": options.checkpoint_every})
+    config.update({"evaluate_every": options.epochs // VALIDATIONS})
     if strategy == "IMP":
         config.phase = 1
     return make_settings(config)
@@ -203,9 +225,9 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--arch", default="ResNet8")
     parser.add_argument("--members", type=int, default=4, help="a multiple of every number of processes")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--checkpoint-every", default="10 epochs")
+    parser.add_argument("--checkpoint-every", default="8 epochs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, default=machine.RESULTS)
     for name in ("process-id", "num-processes", "core"):
@@ -219,6 +241,8 @@ def main(given: list[str] | None = None) -> None:
     if options.work:
         work(options)
         return
+    if options.epochs % VALIDATIONS:
+        parser.error(f"--epochs: found {options.epochs}, expected a multiple of {VALIDATIONS}")
     if any(options.members % size for size in options.processes):
         parser.error(f"--members: found {options.members}, expected a multiple of {options.processes}")
     about = machine.describe() | {"load": os.getloadavg()[0]}

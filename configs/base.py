@@ -138,6 +138,8 @@ def get_config() -> ConfigDict:
     #   member's batches cut over 4 of them; None: for every stack the one that leaves the least idle
     config.shard = placeholder(str)  # 'I/N': this launch does the I-th of N parts of a study; None: all of it, sharing
     #   the work with any other launch of it on the same workdir
+    config.stack_members = placeholder(int)  # how many members of several runs a study may train as one stack; 0: each
+    #   run apart; None: as many as a quarter of the devices' memory holds, and 0 on a CPU, which gains nothing by it
     config.remat = False  # True: recompute each block's activations in the backward pass, to save memory
 
     return config.lock()

@@ -12,7 +12,7 @@ Cost: about a quarter of an hour of a core for a run and goal with m = 3, half a
 result: docs/results/README.md, which has five runs to 90 % with m = 3, and says what they show and what they do not.
 
 Arguments: `folder` (of the four files), `arch`, `m` (the only m), `goal` (the only goal), `runs` (how many), `phases`,
-and `smoke` (one epoch, a phase, two runs, to see whether everything is in place).
+`dense` (epochs of dense training), and `smoke` (one epoch, a phase, two runs, to see whether everything is in place).
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ from configs import arguments, base
 def get_config(text: str | None = None) -> ConfigDict:
     """Returns the study's settings."""
     folder = "/usr/share/datasets/fashion-mnist"
-    given = arguments.parse(text, folder=folder, arch="ResNet8", m=0, goal=0.0, runs=5, phases=3, smoke=False)
+    given = arguments.parse(text, folder=folder, arch="ResNet8", m=0, goal=0.0, runs=5, phases=3, dense=30, smoke=False)
     config = base.get_config()
     config.dataset = f"idx:{given['folder']}"
     config.data.n_train = 5000
@@ -33,7 +33,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     config.ood = None
     config.evaluate_train = False
     config.arch = given["arch"]
-    config.n_epochs = 30
+    config.n_epochs = given["dense"]
     config.batch_size = 64
     config.learning_rate = "(Linear, 0.1)"
     config.weight_decay = 5e-4

@@ -173,6 +173,7 @@ class Settings(BaseModel):
     on_divergence: str
     checkpoint_every: str | None
     stop_signals: str | None
+    stack_members: CountOrZero | None
     shard: str | None
     trackers: str | None
     remat: bool

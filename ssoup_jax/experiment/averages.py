@@ -7,8 +7,9 @@ from ssoup_jax import soups, trees
 from ssoup_jax.experiment import records
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context, key
+from ssoup_jax.experiment.soup import healthy
 from ssoup_jax.experiment.specs import Average, Retrain, Stage
-from ssoup_jax.experiment.stages import check_pruned, healthy, recalibrated
+from ssoup_jax.experiment.stages import check_pruned, recalibrated
 from ssoup_jax.pruning import masks
 from ssoup_jax.trees import PyTree
 

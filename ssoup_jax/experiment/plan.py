@@ -37,6 +37,7 @@ DOES_NOT_CHANGE_RESULTS = {
     "mesh": "which devices train what",
     "study": "which experiments a launch runs",
     "shard": "which of them",
+    "stack_members": "rounding",
 }
 """The settings that are in no spec, and why that is right; every other one is in one."""
 

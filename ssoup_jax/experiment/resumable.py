@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,19 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where members of a stack start.
+
+    Attributes:
+        variables: on the host.
+        mask: False where a weight is pruned.
+    """
+
+    variables: Variables
+    mask: PyTree
+
+
+@dataclass(frozen=True)
 class Trained:
     """A stack after its training.
 
@@ -94,8 +107,7 @@ def train(
     task: Task,
     work: Work,
     title: str,
-    variables: Variables,
-    mask: PyTree,
+    origins: Sequence[Origin],
     among: PyTree,
     hyper: Hyper,
     batch_size: int,
@@ -107,9 +119,8 @@ def train(
         task: what is trained.
         work: where its traces go.
         title: what is going on, for the console.
-        variables: where every member starts, on the host.
-        mask: shared by all.
-        among: the same, but for what the experiment leaves out: what the sparsity of an epoch's line is of.
+        origins: where each member starts; one object for those that start from the same.
+        among: a mask, but for what the experiment leaves out: what the sparsity of an epoch's line is of.
         hyper: what the members differ in, and how many steps each takes.
         batch_size: examples per step.
 
@@ -122,23 +133,25 @@ def train(
     """
     m, total = len(hyper.n_steps), int(np.max(hyper.n_steps))
     if not total:
-        stack = trees.stack([jax.device_get(variables)] * m)
+        stack = trees.stack([jax.device_get(origin.variables) for origin in origins])
         return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {}, work.started)
-    member = step.init_member(task, hyper.values, variables, mask)
+    begun = {id(own): step.init_member(task, hyper.values, own.variables, own.mask) for own in origins}
+    members = [begun[id(own)] for own in origins]
     checkpoints = Checkpoints(
         work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
     )
-    choose = functools.partial(_choose, context, task, member, hyper, batch_size)
-    start = _resume(context, checkpoints, work, title, member, m, batch_size, choose)
+    choose = functools.partial(_choose, context, task, members, hyper, batch_size)
+    start = _resume(context, checkpoints, work, title, members, batch_size, choose)
     if start is None:
         execution = choose()
-        state = executors.assemble(execution, m, lambda index: member)
+        state = executors.assemble(execution, m, members.__getitem__)
         log = EpochLog(work.runs, context.tracker)
         start = _Start(loop.Snapshot(0, state), log, 0.0, execution, work.started)
     per_epoch = n_batches(context.feed.sizes["train"], batch_size)
     every = interval.make(work.every, per_epoch, start.snapshot.step, total)
     curves = Curves(
-        *(context.classifier, context.feed, variables.params, among, hyper.n_steps, batch_size),
+        *(context.classifier, context.feed, [own.variables.params for own in origins], among),
+        *(hyper.n_steps, batch_size),
         *(context.evaluate_every, work.console.line),
     )
     started, execution, anything_new = time.perf_counter(), start.execution, False
@@ -212,14 +225,14 @@ def _means(progress: loop.Progress) -> dict[int, dict[str, float]]:
     }
 
 
-def _choose(context: Context, task: Task, member: TrainState, hyper: Hyper, batch_size: int) -> str:
+def _choose(context: Context, task: Task, members: list[TrainState], hyper: Hyper, batch_size: int) -> str:
     """Chooses the executor of a stack that begins: by the setting, by a rule, or by measuring."""
     m = len(hyper.n_steps)
     if context.execution != "measured":
         return context.executor(m, batch_size)
     return measured.choose(
         names.candidates(jax.default_backend(), len(jax.devices()), context.load(m, batch_size), context.mesh),
-        measured.probe(task, context.feed, trees.stack([member] * m), hyper, batch_size),
+        measured.probe(task, context.feed, trees.stack(members), hyper, batch_size),
         context.console.line,
         context.choices,
         f"{measured.machine()}, {context.description}, batch {batch_size}, {m} members",
@@ -237,13 +250,12 @@ def _resume(
     checkpoints: Checkpoints,
     work: Work,
     title: str,
-    member: TrainState,
-    m: int,
+    begun: list[TrainState],
     batch_size: int,
     choose: Callable[[], str],
 ) -> _Start | None:
     """Returns where the newest whole checkpoint was; None without one."""
-    form = _stored(member)
+    form, m = _stored(begun[0]), len(begun)
     older = {name: part for name, part in form.items() if name != "mask"}
     spread = jax.process_count() > 1
     # A process reads its own members, and whose they are the executor says.
@@ -254,7 +266,7 @@ def _resume(
     when, members, info = found
     try:
         execution = context.executor(m, batch_size) if spread else _again(info, choose)
-        state = executors.assemble(execution, m, lambda index: _restored(members[index], member))
+        state = executors.assemble(execution, m, lambda index: _restored(members[index], begun[index]))
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
             EpochLog(work.runs, context.tracker, info["log"]),

@@ -8,6 +8,7 @@ before it came to be keep their names. What is one's own is named with its versi
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -250,6 +251,17 @@ class Stage:
         """What people call the stage."""
         origin = f" from {self.label}" if isinstance(self.spec, DenseHistory) and self.label else ""
         return names.title(self.kind, self.phase, self.label) + origin
+
+
+def titles(stages: Sequence[Stage]) -> list[str]:
+    """Says what people call the stages of one stack, with their runs and lengths where they would be called alike."""
+    found = [stage.title for stage in stages]
+    if len({stage.run_id for stage in stages}) > 1:
+        found = [f"{title} of run {stage.run_id}" for title, stage in zip(found, stages, strict=True)]
+    if len(set(found)) == len(found):
+        return found
+    lengths = [stage.spec.retraining.n_epochs for stage in stages]
+    return [f"{title} ({n} epoch{'s' * (n != 1)})" for title, n in zip(found, lengths, strict=True)]
 
 
 def canonical(spec: Spec) -> str:

@@ -2,19 +2,21 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ssoup_jax.errors import RunError, one_line
+from ssoup_jax.errors import Diverged, RunError, one_line
 from ssoup_jax.experiment import artifacts, averages, provenance, results, stages
 from ssoup_jax.experiment.artifacts import Artifact, Stored
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.resumable import Work
-from ssoup_jax.experiment.specs import Average, Dense, Imported, Retrain, Soup, Stage
+from ssoup_jax.experiment.soup import soup
+from ssoup_jax.experiment.specs import Average, Dense, Imported, Retrain, Soup, Stage, titles
+from ssoup_jax.experiment.stages import Made
 from ssoup_jax.experiment.stop import Stop
 from ssoup_jax.report.live_file import LiveFile
 from ssoup_jax.report.trackers import Run, Tracker, tracking
@@ -52,7 +54,7 @@ def finish(context: Context, store: Store, group: list[Stage], manner: Manner, *
     Args:
         context: what the stages work with.
         store: where their parents are, and they will be.
-        group: stages with the same parents that train as one stack, or one stage.
+        group: stages that train as one stack, each run's with the same parents; or one stage.
         manner: how they are run.
         wait: whether to wait for another launch that is at one of them.
 
@@ -103,23 +105,28 @@ def _run_group(context: Context, store: Store, group: list[Stage], manner: Manne
         live=LiveFile(store.workdir.live(names) if context.pod.leads else None),
     )
     like = artifacts.like(context.like)
-    parents = [Stored(store, parent.name, like) for parent in group[0].parents]
+    parents = {stage: [Stored(store, parent.name, like) for parent in stage.parents] for stage in group}
     with tracking(context.tracker, runs), work.live:
-        finished, records = _artifacts(context, group, parents, work), []
+        made, records = _made(context, group, parents, work), []
+        kept = [i for i in range(len(group)) if i not in made.lost]
+        runs, finished = [runs[i] for i in kept], [group[i] for i in kept]
 
         def tree(run: Run, stage: Stage, artifact: Artifact) -> PyTree:
             record = artifact.record
             record[provenance.KEY] = _provenance(context, stage, record, work.started)
-            context.tracker.summary(run, results.for_trackers(stage, record, parents))
+            context.tracker.summary(run, results.for_trackers(stage, record, parents[stage]))
             records.append(record)  # is there once its tree is
             return artifacts.to_tree(artifact)
 
         with manner.stop.saving():
-            store.finish(names, map(tree, runs, group, finished), records)
-        for stage, record in zip(group, records, strict=True):
-            context.console.line(f"{stage.title}: {results.one_line(record)}")
-        for run, scores in zip(runs, manner.score(group), strict=True):
+            store.finish([stage.name for stage in finished], map(tree, runs, finished, made.artifacts), records)
+        for title, record in zip(titles(finished), records, strict=True):
+            context.console.line(f"{title}: {results.one_line(record)}")
+        for run, scores in zip(runs, manner.score(finished), strict=True):
             context.tracker.summary(run, {"ood": scores})
+    if made.lost:
+        store.discard_checkpoints(names)
+        raise Diverged("; ".join(made.lost.values()))
 
 
 def _provenance(context: Context, stage: Stage, record: dict[str, Any], started: str) -> dict[str, Any]:
@@ -157,18 +164,19 @@ def run_of(settings: Mapping[str, Any], label: str, digest: str, stage: Stage, f
     )
 
 
-def _artifacts(context: Context, group: list[Stage], parents: list[Stored], work: Work) -> Iterable[Artifact]:
+def _made(context: Context, group: list[Stage], parents: Mapping[Stage, list[Stored]], work: Work) -> Made:
     """Calls the function of a group's kind of stage."""
-    match group[0].spec:
+    first = group[0]
+    match first.spec:
         case Imported():
-            return [stages.imported(context, group[0])]
+            return Made([stages.imported(context, first)])
         case Dense():
-            return [stages.dense(context, group[0], work)]
+            return stages.dense(context, group, work)
         case Retrain():
-            return stages.retrain(context, group, parents[0].load(), work)
+            return stages.retrain(context, group, [parents[stage][0] for stage in group], work)
         case Average():
-            return [averages.average(context, group[0], parents)]
-    return [stages.soup(context, group[0], parents)]
+            return Made([averages.average(context, first, parents[first])])
+    return Made([soup(context, first, parents[first])])
 
 
 @contextlib.contextmanager

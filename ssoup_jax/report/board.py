@@ -115,7 +115,7 @@ class Board:
         return {
             "title": self._title,
             "stages": [run.name for run in self._runs],
-            "members": [_label(run) for run in self._runs],
+            "members": _labels(self._runs),
             "step": self._step,
             "n_steps": max(self._n_steps, default=0),
             "figures": [dict(self._figures[run.name]) for run in self._runs],
@@ -159,8 +159,11 @@ def rendered(content: Mapping[str, Any], width: int) -> RenderableType:
     return Group(table, Text(", ".join(times)))
 
 
-def _label(run: Run) -> str:
-    return run.kind.lower() if run.member is None else str(run.member)
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Returns what members are called, with their run where several train side by side: `'2/0'`."""
+    own = [run.kind.lower() if run.member is None else str(run.member) for run in runs]
+    run_ids = [run.config.get("run_id") for run in runs]
+    return own if len(set(run_ids)) < 2 else [f"{run_id}/{one}" for run_id, one in zip(run_ids, own, strict=True)]
 
 
 def _figure(name: str, value: Any) -> str:

@@ -59,6 +59,10 @@ class Spread:
         places, own = np.array(list(weights), np.int32), np.array(list(weights.values()), np.float32)
         return jax.device_get(meshes.weighted_sum(self.mesh, self.tree, *meshes.everywhere((places, own), self.mesh)))
 
+    def all(self) -> PyTree:
+        """Returns all members, leaves `[m, ...]`, on the host of every process, which all have to ask for it."""
+        return jax.tree.map(lambda leaf: leaf[: len(self)], meshes.fetch_all(self.tree, self.mesh))
+
     def own(self) -> Iterator[tuple[int, PyTree]]:
         """Yields the members, with their numbers, whose first device is this process's; on the host."""
         yield from ((index, tree) for index, tree in meshes.own(self.tree, self.mesh) if index < self._size)
@@ -90,9 +94,9 @@ def together(stack: Held) -> PyTree:
     """Returns leaves `[m, ...]`, on the host where members were not together; of parts of a tree, too."""
 
     def stacked(leaf):
-        if isinstance(leaf, Apart | Spread):
-            return trees.stack([jax.device_get(leaf[i]) for i in range(len(leaf))])
-        return leaf
+        if isinstance(leaf, Apart):
+            return trees.stack(jax.device_get(list(leaf)))
+        return leaf.all() if isinstance(leaf, Spread) else leaf
 
     return jax.tree.map(stacked, stack)
 

@@ -17,6 +17,9 @@ from ssoup_jax.trees import PyTree
 STACK_SHARE = 0.9
 """Share of the free memory that a program may take beyond what it is given."""
 
+STATES_SHARE = 0.25
+"""Share of a device's memory that the states of several stacks may take so that they become one."""
+
 DATA_SHARE = 0.5
 """Share of the free memory that images may take to stay on the device; the rest is for the stack."""
 
@@ -107,6 +110,20 @@ def beyond_arguments(program: jax.stages.Compiled) -> int:
 def n_bytes(tree: PyTree) -> int:
     """Returns the size of all leaves, arrays or shapes of arrays."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def fitting(n_bytes: int) -> int:
+    """Returns how many members of so many bytes may stay on a device: by all that it has, whatever is in use.
+
+    None on a CPU, where several stacks gain nothing by becoming one, and where a device does not say what it has.
+    """
+    return 0 if (limit := _least(_total_bytes())) is None else int(STATES_SHARE * limit / n_bytes)
+
+
+def _total_bytes() -> int | None:
+    stats = [device.memory_stats() or {} for device in jax.local_devices() if device.platform != "cpu"]
+    known = [own["bytes_limit"] for own in stats if "bytes_limit" in own]
+    return min(known) if known and len(known) == len(stats) else None
 
 
 def data_fits(n_bytes: int, limit_bytes: int | None) -> bool:

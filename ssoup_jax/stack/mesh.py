@@ -156,6 +156,17 @@ def fetch(tree: PyTree, index: int, mesh: Mesh) -> PyTree:
     return jax.device_get(_told(mesh, tree, *numbers))
 
 
+def fetch_all(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns all members on the host; in a pod every process has to ask for them, and every device has all of them
+    for a moment: for what is small.
+
+    Args:
+        tree: see `put_members`.
+        mesh: the devices.
+    """
+    return jax.device_get(tree if _mine(mesh).all() else _told_all(mesh, tree))
+
+
 def _block_on(leaf: jax.Array, device: jax.Device) -> np.ndarray:
     """Returns the members that one device has, on the host."""
     return jax.device_get(next(shard.data for shard in leaf.addressable_shards if shard.device == device))
@@ -180,6 +191,11 @@ def _told(mesh, tree, group, place):
     return jax.shard_map(tell, mesh=mesh, in_specs=(P(MEMBER), P(), P()), out_specs=P(), check_vma=False)(
         tree, group, place
     )
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _told_all(mesh, tree):
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

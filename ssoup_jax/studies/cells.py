@@ -16,8 +16,13 @@ from ssoup_jax.studies.methods import Row
 
 FORMAT = 1
 
-_HOW = {"shard", "execution", "mesh", "checkpoint_every", "stop_signals"}
-_MAY_DIFFER = {"run_id", "study", "dataset", "data_dir", *_HOW}
+HOW = {
+    *("shard", "execution", "mesh", "stack_members", "remat"),
+    *("checkpoint_every", "stop_signals", "trackers", "evaluate_every"),
+}
+"""Settings that change no figure of a table by more than rounding."""
+
+_MAY_DIFFER = {"run_id", "study", "dataset", "data_dir", *HOW}
 """Settings that may differ between files of one table; what the data are is in their fingerprint."""
 
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table as RichTable
 
 from ssoup_jax.errors import printable
-from ssoup_jax.studies.statistics import CONFIDENCE, Difference
+from ssoup_jax.studies.statistics import CONFIDENCE, Difference, Spread
 from ssoup_jax.studies.table import OURS, Column, Entry, Table
 
 _ABSENT = "-"
@@ -35,6 +35,8 @@ def notes(table: Table, mark: str = "*") -> list[str]:
         "mean (Student's t)",
         f"{mark}: better than every other method in its column, each by an interval above zero",
     ]
+    if table.dense:
+        lines.insert(0, f"dense: {_spread(table.dense)}{_of_fewer(table.dense, table)}")
     if any(entry.figures and entry.figures.n < table.n_runs for _, _, entry in _places(table)):
         lines.append(f"(n=...): fewer than {table.n_runs} runs")
     if table.missing:
@@ -103,6 +105,7 @@ def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
             "goal": table.goal,
             "varied": table.varied,
             "sparsities": table.sparsities,
+            "dense": table.dense and dataclasses.asdict(table.dense),
             "n_runs": table.n_runs,
             "missing": table.missing,
             "entries": [
@@ -174,15 +177,19 @@ def _figure(table: Table, column: Column, entry: Entry | None, bold: Callable[[s
     if entry is None or entry.figures is None:
         return _ABSENT
     found, usual = entry.figures, table.sparsities[column.phase]
-    text = f"{100 * found.mean:.2f}"
-    if found.std is not None:
-        text += f" ± {100 * found.std:.2f}"
-    text = bold(text) if entry.is_best else text
-    if found.n < table.n_runs:
-        text += f" (n={found.n})"
+    text = bold(_spread(found)) if entry.is_best else _spread(found)
+    text += _of_fewer(found, table)
     if entry.sparsity is not None and usual is not None and abs(entry.sparsity - usual) > 5e-4:
         text += f" (at {100 * entry.sparsity:.1f} %)"
     return text
+
+
+def _spread(found: Spread) -> str:
+    return f"{100 * found.mean:.2f}" + ("" if found.std is None else f" ± {100 * found.std:.2f}")
+
+
+def _of_fewer(found: Spread, table: Table) -> str:
+    return f" (n={found.n})" if found.n < table.n_runs else ""
 
 
 def differences(table: Table) -> list[list[str]]:

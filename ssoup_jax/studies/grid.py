@@ -9,7 +9,7 @@ from typing import Any
 from ssoup_jax.config import Settings, make_settings
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.experiment.plan import DOES_NOT_CHANGE_RESULTS
-from ssoup_jax.studies.methods import METHODS, Row
+from ssoup_jax.studies.methods import ALL, DENSE, METHODS, Row
 
 _OF_THE_STUDY = {"run_id": "study.runs", "goal_sparsity": "study.goals", "ensemble_method": "study.methods"}
 _ONE_FOR_ALL = {
@@ -34,7 +34,7 @@ class Point:
     """One method at one place of the grid.
 
     Attributes:
-        method: a key of `METHODS`.
+        method: a key of `methods.ALL`.
         run: its `run_id`.
         m: number of members; None for methods that have none.
         goal: its `goal_sparsity`.
@@ -51,7 +51,7 @@ class Point:
 
     def rows(self, plan_of) -> list[Row]:
         """Returns what it contributes to the table."""
-        return METHODS[self.method].rows(self.settings, self.m, plan_of)
+        return ALL[self.method].rows(self.settings, self.m, plan_of)
 
 
 def points(settings: Settings) -> list[Point]:
@@ -73,6 +73,7 @@ def points(settings: Settings) -> list[Point]:
     for run in study.runs or (settings.run_id,):
         for goal, varied in itertools.product(study.goals or (settings.goal_sparsity,), _varied(study.vary)):
             own = changed(settings, run_id=run, goal_sparsity=goal, **dict(varied))
+            found.append(Point(DENSE, run, None, goal, varied, own))
             for method in methods:
                 for m in members if METHODS[method].has_members else (None,):
                     found.append(Point(method, run, m, goal, varied, own))

@@ -80,6 +80,10 @@ def _healthy(records: Records) -> list[Mapping[str, Any]]:
     return [record["metrics"] for record in records if record.get("diverged") is None]
 
 
+def _dense(settings: Settings, m: int | None, plan_of: PlanOf) -> list[Row]:
+    return [Row(DENSE, 0, (plan_of(_alone(settings)).dense,), _own)]
+
+
 def _sms(settings: Settings, m: int | None, plan_of: PlanOf) -> list[Row]:
     plan = plan_of(_with(settings, ensemble_method="UniformEnsembling", **_members(settings, m)))
     rows = []
@@ -124,6 +128,9 @@ def _imp_reprune(settings: Settings, m: int | None, plan_of: PlanOf) -> list[Row
     return [Row("IMP-RePrune", settings.n_phases, (Stage(spec, (average,), "again"),), _own)]
 
 
+DENSE = "dense"
+"""What every study has, whatever it compares; no row of the table, for it has no phase."""
+
 METHODS = {
     "SMS": Method(_sms, True, "prune, retrain m members, average them, start the next phase from the soup"),
     "IMP_mx": Method(_imp_mx, True, "IMP whose retraining is m times as long: what m members cost, in one model"),
@@ -133,6 +140,8 @@ METHODS = {
     "one-shot": Method(_one_shot, False, "prune to the goal at once, retrain for as long as all phases of IMP"),
 }
 """By the names of the setting `study.methods`, in the order of the rows."""
+
+ALL = METHODS | {DENSE: Method(_dense, False, "the model that all others start from")}
 
 ROWS = ("SMS", "best candidate", "mean candidate", *list(METHODS)[1:], "prediction ensemble")
 """The rows of a table, from top to bottom; the last is a ceiling that takes m networks, not a method of one."""

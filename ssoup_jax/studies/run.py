@@ -12,6 +12,7 @@ from ssoup_jax.config import Settings, parse_shard
 from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Dataset
 from ssoup_jax.experiment import run as experiment
+from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import Plan
 from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.specs import Dense
@@ -21,12 +22,14 @@ from ssoup_jax.pod import ALONE, Pod
 from ssoup_jax.pod.same import check_same, check_shared
 from ssoup_jax.report.console import Console
 from ssoup_jax.report.trackers import NULL, chosen
+from ssoup_jax.stack import memory
 from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
 from ssoup_jax.studies import cells, grid, work
 from ssoup_jax.studies.report import report
 from ssoup_jax.studies.table import Table
 from ssoup_jax.studies.work import Group
+from ssoup_jax.training import step
 from ssoup_jax.training.measured import Remembered
 
 
@@ -68,17 +71,21 @@ def run_study(
 
     rows = [(point, row) for point in points for row in point.rows(plan_of)]
     ours = work.share(points, settings.shard and parse_shard(settings.shard))
-    todo = work.groups(stage for point, row in rows if point in ours for stage in row.stages)
+    most = _most_members(settings, context)
+    todo = work.groups((stage for point, row in rows if point in ours for stage in row.stages), most)
     store = Store(workdir, on_damage=console.line, pod=pod)
     console.line(f"{dataset.describe()}; {settings.arch} on {jax.devices()[0].device_kind}")
     shard = f", of which this launch does part {settings.shard}" if settings.shard else ""
     console.line(f"study: {len(points)} experiments{shard}; {sum(map(len, todo))} stages")
 
+    if any(len({stage.run_id for stage in group}) > 1 for group in todo):
+        console.line(f"study: runs train as one stack, up to {most} members at a time (stack_members)")
+
     left = {group[0].name: sum(map(context.n_steps, group)) for group in todo}
 
     def finish_group(group: Group, wait: bool) -> bool:
-        # A dense model has nobody beside it whom its failure must not cost.
-        on_divergence = "fail" if isinstance(group[0].spec, Dense) else "exclude"
+        # A dense model alone has nobody beside it whom its failure must not cost.
+        on_divergence = "fail" if isinstance(group[0].spec, Dense) and len(group) == 1 else "exclude"
         manner = Manner(
             stop or Stop(),
             settings.checkpoint_every,
@@ -97,6 +104,15 @@ def run_study(
     about = {"name": dataset.name, "data": dataset.fingerprint, "description": _describe(settings, dataset)}
     folder = store.workdir.study(digest)
     return pod.first(lambda: _report(folder, settings, found, about, console))
+
+
+def _most_members(settings: Settings, context: Context) -> int:
+    """Returns how many members of several runs may train as one stack; 0: runs stay apart."""
+    if settings.stack_members is not None:
+        return settings.stack_members
+    hyper = "learning_rate", "weight_decay", "momentum"
+    groups = context.mesh[0] if context.mesh else jax.device_count()
+    return groups * memory.fitting(step.state_bytes(context.task(settings.optimizer), hyper, context.like))
 
 
 def _report(
@@ -121,5 +137,5 @@ def _describe(settings: Settings, dataset: Dataset) -> str:
 
 def _digest(settings: Settings, dataset: Dataset) -> str:
     """Names a study by all that its table depends on."""
-    what = settings.model_dump(mode="json", exclude={"shard", "execution", "mesh", "checkpoint_every", "stop_signals"})
+    what = settings.model_dump(mode="json", exclude=cells.HOW)
     return hashlib.sha256(json.dumps([what, dataset.fingerprint], sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssoup_jax.studies import published, statistics
 from ssoup_jax.studies.cells import Cell
-from ssoup_jax.studies.methods import ROWS
+from ssoup_jax.studies.methods import DENSE, ROWS
 from ssoup_jax.studies.published import Published
 from ssoup_jax.studies.statistics import Difference, Spread
 
@@ -61,6 +61,7 @@ class Table:
         columns: of figures.
         sparsities: for each phase the share of zeros, as it came out.
         rows: entries by the row's name and column, in the order in which they are shown.
+        dense: test accuracy of the dense models; None: nobody has kept it.
         n_runs: the most runs that any entry has.
         missing: a line for every figure that is not there.
     """
@@ -70,6 +71,7 @@ class Table:
     columns: tuple[Column, ...]
     sparsities: Mapping[int, float]
     rows: Mapping[str, Mapping[Column, Entry]]
+    dense: Spread | None
     n_runs: int
     missing: tuple[str, ...]
 
@@ -92,6 +94,8 @@ def tables(study: Mapping[str, Any], cells: Sequence[Cell]) -> list[Table]:
 
 
 def _table(settings: Mapping[str, Any], goal: float, varied: str, cells: list[Cell]) -> Table:
+    dense = [cell.test["accuracy"] for cell in cells if cell.row == DENSE and not cell.missing]
+    cells = [cell for cell in cells if cell.row != DENSE]
     phases = sorted({cell.phase for cell in cells})
     members = sorted({cell.m for cell in cells if cell.m is not None}) or [None]
     columns = tuple(Column(phase, m) for phase in phases for m in members)
@@ -127,6 +131,7 @@ def _table(settings: Mapping[str, Any], goal: float, varied: str, cells: list[Ce
         columns=columns,
         sparsities={phase: _sparsity_of(phase, cells) for phase in phases},
         rows=rows,
+        dense=statistics.spread(dense),
         n_runs=max(map(len, by_run.values())),
         missing=tuple(_missing(cells)),
     )

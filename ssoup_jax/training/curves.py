@@ -5,7 +5,7 @@ Programs of their own compute it from the weights as they are; training takes th
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -66,7 +66,7 @@ class Curves:
     Args:
         classifier: the network, and how it sees images.
         feed: has the validation split.
-        start: the parameters that every member started from, on the host.
+        starts: the parameters that each member started from, on the host; one object where they are the same.
         mask: says what is prunable, see `metrics.sparsity`.
         n_steps: how many steps each member takes, int `[m]`.
         batch_size: of these steps.
@@ -78,19 +78,22 @@ class Curves:
         self,
         classifier: Classifier,
         feed: Feed,
-        start: PyTree,
+        starts: Sequence[PyTree],
         mask: PyTree,
         n_steps: np.ndarray,
         batch_size: int,
         every: int,
         on_line: Callable[[str], None] = lambda line: None,
     ):
-        self._classifier, self._feed, self._start, self._on_line = classifier, feed, start, on_line
+        self._classifier, self._feed, self._on_line = classifier, feed, on_line
+        distinct = {id(start): start for start in starts}
+        self._starts = trees.stack(jax.device_get(list(distinct.values())))
+        self._start_of = np.array([list(distinct).index(id(start)) for start in starts], np.int32)
         per_epoch = n_batches(feed.sizes["train"], batch_size)
         self._n_epochs = -(-np.asarray(n_steps) // per_epoch)
         self._every = every
-        self._prunable = tuple(prunable_leaves(start, mask))
-        sizes = {name: int(np.size(leaf)) for name, leaf in trees.named_leaves(start).items()}
+        self._prunable = tuple(prunable_leaves(starts[0], mask))
+        sizes = {name: int(np.size(leaf)) for name, leaf in trees.named_leaves(starts[0]).items()}
         self._sizes = sum(sizes.values()), sum(sizes[name] for name in self._prunable)
         self._compiled = False
 
@@ -125,8 +128,9 @@ class Curves:
         return {i: {"val": summarise(sums[i]) | speed, **weights[i]} for i in members}
 
     def _weights(self, stack: Held, execution: str) -> list[dict[str, Any]]:
-        start = executors.place(execution, self._start)
-        found = executors.run(execution, executors.bind(_of_weights, self._prunable), start, (), stack)[1]
+        starts = executors.place(execution, self._starts)
+        inputs = stack, self._start_of
+        found = executors.run(execution, executors.bind(_of_weights, self._prunable), starts, (), inputs)[1]
         return [self._of_member(own) for own in trees.unstack(jax.device_get(held.together(found)))]
 
     def _of_member(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +146,12 @@ def _variables(state) -> Variables:
     return state.variables
 
 
-def _of_weights(prunable: tuple[str, ...], start: PyTree, state: tuple, variables: Variables) -> tuple[tuple, PyTree]:
+def _of_weights(
+    prunable: tuple[str, ...], starts: PyTree, state: tuple, inputs: tuple[Variables, jax.Array]
+) -> tuple[tuple, PyTree]:
     """Counts zeros, of all and of the prunable weights, and sums squares, of one member."""
-    own, before = trees.named_leaves(variables.params), trees.named_leaves(start)
+    variables, start_of = inputs
+    own, before = trees.named_leaves(variables.params), trees.named_leaves(trees.member(starts, start_of))
 
     def zeros(names) -> jax.Array:
         return sum((jnp.sum(own[name] == 0, dtype=jnp.int32) for name in names), jnp.int32(0))

@@ -13,6 +13,7 @@ from ssoup_jax.keys import derive
 from ssoup_jax.models.variables import Variables
 from ssoup_jax.pruning.masks import dense_form
 from ssoup_jax.pruning.transform import masked
+from ssoup_jax.stack import memory
 from ssoup_jax.training.task import Task
 from ssoup_jax.trees import PyTree
 
@@ -91,6 +92,19 @@ def init_member(task: Task, hyper: Iterable[str], variables: Variables, mask: Py
     opt_state = jax.device_get(_init(task, tuple(hyper))(variables.params))
     # With a select on every leaf the compiler rounds all updates alike, whatever is prunable.
     return TrainState(variables, opt_state, dense_form(mask, variables.params))
+
+
+def state_bytes(task: Task, hyper: Iterable[str], like: Variables) -> int:
+    """Returns the size of one member's state.
+
+    Args:
+        task: what is trained.
+        hyper: names of the hyperparameters.
+        like: shapes and dtypes of its variables.
+    """
+    opt_state = jax.eval_shape(_init(task, tuple(hyper)), like.params)
+    n_weights = sum(leaf.size for leaf in jax.tree.leaves(like.params))
+    return memory.n_bytes((like, opt_state)) + n_weights * jnp.dtype(bool).itemsize
 
 
 @functools.cache

@@ -94,6 +94,15 @@ def test_members_for_whom_there_is_no_room_are_counted(clock, width, shown):
         assert lines[0].split()[-2:] == ["+", str(20 - shown)]
 
 
+def test_members_of_several_runs_are_told_apart(clock):
+    board = Board(clock)
+    runs = [a_run(f"{run}-{member}", member=member, config={"run_id": run}) for run in (1, 2) for member in (0, 3)]
+    board.begin("IMP phase 1", runs, [1] * 4, 0)
+    assert board.content()["members"] == ["1/0", "1/3", "2/0", "2/3"]
+    board.begin("IMP phase 1", runs[:2], [1] * 2, 0)
+    assert board.content()["members"] == ["0", "3"]
+
+
 def test_its_content_is_json_that_is_shown_alike(clock):
     board = Board(clock)
     board.begin("IMP phase 1", RUNS, [40, 20], 300)

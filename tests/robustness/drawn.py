@@ -149,6 +149,7 @@ SOUND: dict[str, st.SearchStrategy] = {
     ),
     "evaluate_train": st.sampled_from([None, True, False]),
     "evaluate_every": st.sampled_from([None, 0, 1, 2, 7]),
+    "stack_members": st.sampled_from([None, 0, 1, 5]),
     "trackers": st.sampled_from([None, None, "tensorboard"]),
     "arch": st.sampled_from(["Simple", "CNN", "ResNet20", "ResNet8", "ResNet14x2", "ResNet18", "VGG16", "ResNet110"]),
     "use_amp": st.booleans(),

@@ -247,6 +247,20 @@ def test_accelerators_say_what_is_free(monkeypatch, sharded, stats, expected):
     assert memory.free_bytes(sharded) == expected
 
 
+@pytest.mark.parametrize(
+    ("platform", "stats", "expected"),
+    [
+        ("gpu", [{"bytes_limit": 1000, "bytes_in_use": 999}, {"bytes_limit": 840}], 21),
+        ("gpu", [{"bytes_limit": 1000}, None], 0),
+        ("cpu", [None], 0),
+    ],
+)
+def test_a_quarter_of_the_least_device_is_for_states_whatever_is_in_use(monkeypatch, platform, stats, expected):
+    devices = [SimpleNamespace(platform=platform, memory_stats=lambda own=own: own) for own in stats]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert memory.fitting(10) == expected
+
+
 def test_devices_that_a_cpu_pretends_to_have_share_its_memory(monkeypatch):
     monkeypatch.setattr(memory, "host_free_bytes", lambda: 1000)
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="cpu")] * 4)

@@ -73,6 +73,20 @@ def test_the_ensemble_is_a_ceiling_and_no_rival():
     assert not table.rows["prediction ensemble"][Column(3, 3)].is_best
 
 
+def test_the_dense_models_are_said_below_and_are_no_row():
+    dense = [
+        Cell("dense", run, None, 0.98, 0, "", ("dense",), 0.0, {"accuracy": 0.7}, {"accuracy": 0.8 + 0.01 * run})
+        for run in range(3)
+    ]
+    (table,) = tables(STUDY, dense + study())
+    assert list(table.rows) == list(tables(STUDY, study())[0].rows)
+    assert table.columns == tables(STUDY, study())[0].columns
+    assert formats.notes(table)[0] == "dense: 81.00 ± 1.00 (n=3)", "of four runs"
+    assert formats.as_json([table])[0]["dense"] == {"mean": pytest.approx(0.81), "std": pytest.approx(0.01), "n": 3}
+    assert "dense: 81.00 ± 1.00" in page.page(STUDY | {"name": "x", "description": "y"}, [table])
+    assert not any("dense" in line for line in formats.notes(tables(STUDY, study())[0]))
+
+
 def test_a_hole_is_shown_with_its_reason_and_fewer_runs_are_counted():
     cells = [one for one in study() if (one.row, one.run, one.m, one.phase) != ("IMP_mx", 2, 3, 2)]
     cells.append(cell("IMP_mx", 2, 3, 2, None, missing="diverged at step 7"))

@@ -150,7 +150,7 @@ def test_what_diverges_takes_with_it_what_starts_from_it_and_nothing_else():
     (sick,) = (group for group in GROUPS if group[0].phase == 1 and len(group) == 2 and group[0].run_id == 1)
 
     def finish(group, wait):
-        if group is sick:
+        if group == sick:
             raise Diverged("IMP phase 1: diverged at step 3")
         return True
 

@@ -42,7 +42,7 @@ def looked_at(every, epoch, n_steps=N_STEPS, diverged=(), done=True):
             return dict.fromkeys(members)
 
     start = trees.member(tiny.variables(), 0).params
-    told = Told(tiny.classifier(), feed(), start, tiny.mask(), n_steps, tiny.BATCH_SIZE, every)
+    told = Told(tiny.classifier(), feed(), [start] * 3, tiny.mask(), n_steps, tiny.BATCH_SIZE, every)
     return list(told.at(progress(epoch, done=done), Snapshot(0, tiny.state(), dict.fromkeys(diverged, 1))))
 
 
@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_models(execution):
     state, own = tiny.state(), feed()
     start = jax.device_get(trees.member(tiny.variables(), 1).params)
     state.variables.params["conv1"]["kernel"][:, 0] = 0
-    found = Curves(tiny.classifier(), own, start, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1).at(
+    found = Curves(tiny.classifier(), own, [start] * 3, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1).at(
         progress(1, execution), Snapshot(3, executors.hold(execution, state))
     )
     scores = evaluate.score(tiny.classifier(), own, state.variables, "val", execution)
@@ -72,11 +72,22 @@ def test_figures_are_those_of_the_models(execution):
 
 def test_a_member_that_has_not_moved_is_where_it_started():
     start = jax.device_get(trees.member(tiny.variables(), 1).params)
-    found = Curves(tiny.classifier(), feed(), start, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1).at(
+    found = Curves(tiny.classifier(), feed(), [start] * 3, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1).at(
         progress(1), Snapshot(3, tiny.state())
     )
     assert found[1]["distance_to_start"] == 0
     assert min(found[0]["distance_to_start"], found[2]["distance_to_start"]) > 0.1
+
+
+@pytest.mark.parametrize("execution", ["map", "vmap", "loop", "1x1:map"])
+def test_members_of_several_origins_have_come_from_their_own(execution):
+    one, two = (jax.device_get(trees.member(tiny.variables(), i).params) for i in (0, 1))
+    found = Curves(tiny.classifier(), feed(), [two, one, two], tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1).at(
+        progress(1, execution), Snapshot(3, executors.hold(execution, tiny.state()))
+    )
+    for i, start in enumerate([two, one, two]):
+        own = jax.device_get(trees.member(tiny.variables(), i).params)
+        assert found[i]["distance_to_start"] == pytest.approx(metrics.norm_drop(start, own).absolute, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +159,7 @@ def test_the_cost_is_said():
 def test_nothing_is_compiled_after_the_first_look(compiled):
     state, own = tiny.state(), feed()
     start = jax.device_get(trees.member(tiny.variables(), 1).params)
-    looks = Curves(tiny.classifier(), own, start, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1)
+    looks = Curves(tiny.classifier(), own, [start] * 3, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1)
     looks.at(progress(1), Snapshot(3, executors.hold("map", state)))
     compiled()
     looks.at(progress(2), Snapshot(6, executors.hold("map", state), {1: 4}))
