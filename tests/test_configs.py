@@ -63,7 +63,7 @@ def test_it_opens_with_its_command_and_its_settings_are_valid(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_has_the_rows_of_the_published_tables_and_shrinks_to_two_runs(name):
     asked = {point.method for point in grid.points(make_settings(CONFIGS[name].get_config()))}
-    assert asked == {"SMS", "IMP_mx", "IMP-RePrune", "IMP"}
+    assert asked == {"dense", "SMS", "IMP_mx", "IMP-RePrune", "IMP"}
     points = grid.points(make_settings(CONFIGS[name].get_config("smoke")))
     assert {point.run for point in points} == {1, 2}
     assert {point.m for point in points} == {2, None}
@@ -73,7 +73,7 @@ def test_a_study_has_the_rows_of_the_published_tables_and_shrinks_to_two_runs(na
 def test_the_first_example_compares_soups_with_imp_over_three_runs():
     points = grid.points(make_settings(digits_table.get_config()))
     assert [(point.method, point.run, point.m) for point in points] == [
-        (method, run, m) for run in (1, 2, 3) for method, m in (("SMS", 3), ("IMP", None))
+        (method, run, m) for run in (1, 2, 3) for method, m in (("dense", None), ("SMS", 3), ("IMP", None))
     ]
     assert "--config configs/digits_table.py" in Path("README.md").read_text().split("Run the tests")[0]
 
