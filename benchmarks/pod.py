@@ -9,14 +9,17 @@ are compiled by then, those of its end are not wanted yet, and either way it hol
 a checkpoint.
 
 Seconds say what the pod costs as long as every process has a core. Where there are more processes than cores, they wait
-for each other's time slices, linked or not; then only the CPU seconds of all of them together mean something, in which
-there is no waiting. The time of a message is measured apart, and times the messages of a chunk it is the least that the
-pod can cost. Hosts on a network have slower messages, and more chips to a process; neither can be had here.
+for each other's time slices, linked or not; then only the CPU seconds of all of them together mean something. The time
+of a message is measured apart, and times the messages of a chunk it is the least that the pod can cost. "Meeting" is
+what the unlinked ones would lose if each waited for the slowest after every epoch: what cores that are not equally fast
+at every moment take from any program whose processes meet. Hosts on a network have slower messages, and more chips to a
+process; neither can be had here.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -79,6 +82,12 @@ class Clock(Stop):
         quarter = self.ticks[-1].step // VALIDATIONS
         return [tick for tick in self.ticks if quarter <= tick.step <= (VALIDATIONS - 1) * quarter]
 
+    def epochs(self, n_epochs: int) -> list[float]:
+        """Returns the seconds of each epoch of the window, of so many in all."""
+        length = self.ticks[-1].step // n_epochs
+        ends = [tick.seconds for tick in self.window() if tick.step % length == 0]
+        return [after - before for before, after in itertools.pairwise(ends)]
+
 
 def work(options: argparse.Namespace) -> None:
     """Is one process: trains its members, alone or in a pod, and prints what that took."""
@@ -101,7 +110,8 @@ def work(options: argparse.Namespace) -> None:
     first, *between, last = clock.window()
     n_chunks = len(between) + 1
     found = {"seconds": last.seconds - first.seconds, "cpu_seconds": last.cpu_seconds - first.cpu_seconds}
-    found |= {"chunks": n_chunks, "messages": (last.messages - first.messages) / n_chunks, "message_seconds": message}
+    found |= {"chunks": n_chunks, "epochs": clock.epochs(options.epochs)}
+    found |= {"messages": (last.messages - first.messages) / n_chunks, "message_seconds": message}
     print(json.dumps(found), flush=True)
     finish(pod)
 
@@ -189,9 +199,20 @@ def summary(rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[str, float]:
     for name, fold in (("seconds", max), ("cpu_seconds", sum)):
         ratios = [fold(o[name] for o in one["linked"]) / fold(o[name] for o in one["unlinked"]) for one in rounds]
         found[f"{name}_overhead"] = statistics.median(ratios) - 1
+    met = [meeting([process["epochs"] for process in one["unlinked"]]) for one in rounds]
+    found["meeting"] = statistics.median(met)
     messages, seconds = median("linked", max, "messages"), median("linked", max, "message_seconds")
     chunk = statistics.median(one["linked"][0]["seconds"] / one["linked"][0]["chunks"] for one in rounds)
     return found | {"messages": messages, "message_seconds": seconds, "messages_share": messages * seconds / chunk}
+
+
+def meeting(epochs: list[list[float]]) -> float:
+    """Returns what processes would lose by waiting for the slowest after every epoch, as a share.
+
+    Args:
+        epochs: the seconds of each process's.
+    """
+    return sum(map(max, zip(*epochs, strict=True))) / max(map(sum, epochs)) - 1
 
 
 def table(found: dict[int, list[Any]], options: argparse.Namespace, about: dict[str, Any]) -> str:
@@ -202,19 +223,20 @@ def table(found: dict[int, list[Any]], options: argparse.Namespace, about: dict[
         f"{about['processor']}, {about['n_cores']} cores, load {about['load']:.1f} at the start. The goal is at most "
         f"{GOAL:.0%} where every process has a core.",
         "",
-        "| processes | cores each | seconds, unlinked | linked | CPU seconds, unlinked | linked | messages a chunk "
-        "| ms a message | share of a chunk |",
-        "| --- " * 9 + "|",
+        "| processes | cores each | seconds, unlinked | linked | meeting | CPU seconds, unlinked | linked "
+        "| messages a chunk | ms a message | share of a chunk |",
+        "| --- " * 10 + "|",
     ]
     for size, rounds in found.items():
         own = summary(rounds)
-        pod = ["-"] * 5
+        pod = ["-"] * 6
         if "messages" in own:
-            pod = [f"{own['seconds_overhead']:+.1%}", f"{own['cpu_seconds_overhead']:+.1%}", f"{own['messages']:.1f}"]
+            pod = [f"{own['seconds_overhead']:+.1%}", f"{own['meeting']:+.1%}", f"{own['cpu_seconds_overhead']:+.1%}"]
+            pod += [f"{own['messages']:.1f}"]
             pod += [f"{1e3 * own['message_seconds']:.2f}", f"{own['messages_share']:.2%}"]
         lines.append(
-            f"| {size} | {min(1.0, about['n_cores'] / size):g} | {own['seconds']:.2f} | {pod[0]} | "
-            f"{own['cpu_seconds']:.2f} | {' | '.join(pod[1:])} |"
+            f"| {size} | {min(1.0, about['n_cores'] / size):g} | {own['seconds']:.2f} | {pod[0]} | {pod[1]} | "
+            f"{own['cpu_seconds']:.2f} | {' | '.join(pod[2:])} |"
         )
     return "\n".join(lines) + "\n"
 

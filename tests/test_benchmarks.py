@@ -167,7 +167,7 @@ def test_a_program_for_a_tpu_asks_for_what_compiles_it_in_one_line(monkeypatch, 
 
 
 def measured(seconds, cpu_seconds, messages=3.0, message_seconds=0.001, chunks=10):
-    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "chunks": chunks}
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "chunks": chunks, "epochs": [0.25 * seconds] * 4}
     return found | {"messages": messages, "message_seconds": message_seconds}
 
 
@@ -187,6 +187,11 @@ def test_a_pod_costs_what_its_slowest_process_takes_longer_and_all_compute_more(
     assert set(pod.summary([{"unlinked": [measured(10, 9)]}])) == {"seconds", "cpu_seconds"}
 
 
+def test_processes_that_meet_after_every_epoch_wait_for_the_slowest_of_each():
+    assert pod.meeting([[1.0, 2.0, 1.0], [2.0, 1.0, 1.0]]) == pytest.approx(1 / 4)
+    assert pod.meeting([[1.0, 2.0, 1.0], [1.0, 1.0, 1.0]]) == 0, "always the same one"
+
+
 @pytest.mark.slow
 def test_a_pod_is_measured_beside_processes_that_are_none(tmp_path):
     given = ["--processes", "1", "2", "--arch", "Simple", "--members", "2", "--epochs", "4", "--checkpoint-every"]
@@ -197,6 +202,7 @@ def test_a_pod_is_measured_beside_processes_that_are_none(tmp_path):
     assert [len(processes) for processes in both.values()] == [2, 2]
     assert [own["messages"] for own in alone["unlinked"] + both["unlinked"]] == [0, 0, 0]
     assert all(own["messages"] >= 3 and own["message_seconds"] > 0 for own in both["linked"])
+    assert all(len(own["epochs"]) == 2 for own in both["linked"] + both["unlinked"])
     assert all(own["cpu_seconds"] > 0 for processes in both.values() for own in processes)
     assert "| 2 | " in table
 
