@@ -1,122 +1,21 @@
 """Settings: typed, validated, immutable; made from an `ml_collections.ConfigDict`."""
 
-import functools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ssoup_jax import models, own, pools, soups, variants
-from ssoup_jax.data import ood, sources
-from ssoup_jax.data.settings import DataSettings, Number
+from ssoup_jax import own, pools, soups, variants
+from ssoup_jax.choices import CHECKS, CHOICES, OWN, signals
+from ssoup_jax.data import ood
+from ssoup_jax.data.settings import DataSettings
 from ssoup_jax.errors import SettingsError, unknown
-from ssoup_jax.interop import zeros
-from ssoup_jax.pruning import masks, selectors
-from ssoup_jax.report.trackers import chosen
-from ssoup_jax.schedules import grammar, retrain
-from ssoup_jax.stack import names
-from ssoup_jax.training import classify, interval, loop, optimizer, recalibrate
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "strategy": ("SMS", "Dense", "IMP", "Ensemble"),
-    "optimizer": (*optimizer.OPTIMIZERS, own.FORM),
-    "init_mask": zeros.SETTINGS,
-    "init_head": ("fresh", None),
-    "pruning_selector": (*selectors.SELECTORS, own.FORM),
-    "retrain_schedule": retrain.NAMES,
-    "ensemble_by": tuple(variants.VARIANTS),
-    "ensemble_method": (*soups.SOUPS, own.FORM, None),
-    "greedy_metric": ("accuracy", "macro_accuracy"),
-    "bn_recalibration": (*recalibrate.METHODS, None),
-    "on_divergence": loop.ON_DIVERGENCE,
-}
-
-_OWN: dict[str, Callable[[str], object]] = {
-    "optimizer": optimizer.named,
-    "pruning_selector": selectors.named,
-    "ensemble_method": soups.named,
-}
-"""Looks at what is named instead of a choice; `own.FORM` in the table above stands for it."""
-
-_STOP_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
-
-
-def _signals(text: str) -> tuple[str, ...]:
-    """Reads the names of `stop_signals`."""
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name not in _STOP_SIGNALS:
-            raise unknown("stop_signals", name, _STOP_SIGNALS)
-    return names
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Reads which part of how many a launch does: `'2/8'` is `(2, 8)`.
-
-    Raises:
-        SettingsError: it is no such part.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
-    if match is None or int(match[1]) > int(match[2]):
-        raise SettingsError(f"shard: found {text!r}; allowed: 'I/N' with I from 1 to N, such as '2/8'")
-    return int(match[1]), int(match[2])
-
-
-_CHECKS: dict[str, Callable[[str], object]] = {
-    "arch": models.check_arch,
-    "loss": classify.loss_named,
-    "dataset": sources.check_name,
-    "pool": pools.parse,
-    "execution": names.check,
-    "mesh": names.parse_mesh,
-    "checkpoint_every": interval.parse,
-    "stop_signals": _signals,
-    "shard": parse_shard,
-    "trackers": chosen.parse,
-    "prune_only": functools.partial(masks.read_patterns, "prune_only"),
-    "prune_except": functools.partial(masks.read_patterns, "prune_except"),
-}
+from ssoup_jax.ranges import Count, CountOrZero, Epochs, EpochsOrZero, Goal, Members, Number, Phases, RunId
+from ssoup_jax.schedules import grammar
+from ssoup_jax.studies.settings import StudySettings
 
 Kind = TypeVar("Kind", bound=BaseModel)
-Count = Annotated[int, Field(ge=1)]
-# Far beyond any use, and small enough that a plan of everything is laid out in no time.
-Phases = Annotated[int, Field(ge=1, le=100)]
-Members = Annotated[int, Field(ge=1, le=500)]
-Epochs = Annotated[int, Field(ge=1, le=10**6)]
-EpochsOrZero = Annotated[int, Field(ge=0, le=10**6)]
-CountOrZero = Annotated[int, Field(ge=0)]
-RunId = Annotated[int, Field(ge=0, lt=2**31)]
-Goal = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-
-
-class StudySettings(BaseModel):
-    """What makes a study of an experiment; `configs/base.py` says what each setting means."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    methods: str | None
-    runs: tuple[RunId, ...] | None
-    members: tuple[Members, ...] | None
-    goals: tuple[Goal, ...] | None
-    vary: str | None
-    reprune_epochs: EpochsOrZero
-
-    @field_validator("runs", "members", "goals", mode="before")
-    @classmethod
-    def _several(cls, value: Any, info) -> Any:
-        """Takes a number or a list for a tuple, and refuses what would be counted twice."""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return (value,)
-        value = tuple(value) if isinstance(value, list) else value
-        if isinstance(value, tuple):
-            if not value:
-                raise SettingsError(f"study.{info.field_name}: found (); at least one value is needed")
-            for one in value:
-                if value.count(one) > 1:
-                    raise SettingsError(f"study.{info.field_name}: found {one!r} more than once")
-        return value
 
 
 class Settings(BaseModel):
@@ -179,20 +78,20 @@ class Settings(BaseModel):
     remat: bool
     study: StudySettings
 
-    @field_validator(*_CHOICES, mode="before")
+    @field_validator(*CHOICES, mode="before")
     @classmethod
     def _known(cls, value: Any, info) -> Any:
-        if info.field_name in _OWN and own.is_own(value):
-            _OWN[info.field_name](value)
-        elif value not in _CHOICES[info.field_name]:
-            raise unknown(info.field_name, value, map(str, _CHOICES[info.field_name]))
+        if info.field_name in OWN and own.is_own(value):
+            OWN[info.field_name](value)
+        elif value not in CHOICES[info.field_name]:
+            raise unknown(info.field_name, value, map(str, CHOICES[info.field_name]))
         return value
 
-    @field_validator(*_CHECKS)
+    @field_validator(*CHECKS)
     @classmethod
     def _well_formed(cls, value: str | None, info) -> str | None:
         if value is not None:
-            _CHECKS[info.field_name](value)
+            CHECKS[info.field_name](value)
         return value
 
     @field_validator("learning_rate", mode="before")
@@ -314,12 +213,12 @@ class Settings(BaseModel):
     @property
     def signals(self) -> tuple[str, ...]:
         """The names of `stop_signals`, which ask for a stop besides those that always do."""
-        return () if self.stop_signals is None else _signals(self.stop_signals)
+        return () if self.stop_signals is None else signals(self.stop_signals)
 
     @property
     def own_parts(self) -> dict[str, str]:
         """What is one's own, by setting, as the names of results have it; data are named by what they are."""
-        names = ("arch", "loss", *_OWN)
+        names = ("arch", "loss", *OWN)
         return {name: own.spell(name, getattr(self, name)) for name in names if own.is_own(getattr(self, name))}
 
     def changed(self, defaults: "Settings") -> dict[str, dict[str, Any]]:

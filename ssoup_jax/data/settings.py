@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ssoup_jax.data import arrays, sources, splits
 from ssoup_jax.errors import unknown
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
+from ssoup_jax.ranges import Number
 
 _DATA_CHOICES: dict[str, tuple[str | None, ...]] = {
     "layout": (*arrays.LAYOUTS, None),
