@@ -15,7 +15,7 @@ PACKAGE = "ssoup_jax"
 
 FLOORS = (
     {"errors", "streams", "version"},
-    {"identity", "keys", "trees"},
+    {"identity", "keys", "ranges", "trees"},
     {"own", "pod", "rows"},
     {"data", "devices", "models", "pruning", "schedules", "soups", "storage", "variants"},
     {"interop", "metrics", "pools", "report", "stack"},

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ssoup_jax.config import Settings
+from ssoup_jax.config.study import parse_shard
 from ssoup_jax.data import sources
 from ssoup_jax.data.dataset import Dataset
 from ssoup_jax.experiment import run as experiment
@@ -27,7 +28,6 @@ from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
 from ssoup_jax.studies import cells, grid, work
 from ssoup_jax.studies.report import report
-from ssoup_jax.studies.settings import parse_shard
 from ssoup_jax.studies.table import Table
 from ssoup_jax.studies.work import Group
 from ssoup_jax.training import step

@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from configs import base
-from ssoup_jax.config import DataSettings, Settings
+from ssoup_jax.config import Settings
 from ssoup_jax.data import ood, sources
+from ssoup_jax.data.settings import DataSettings
 from ssoup_jax.schedules import retrain
 from ssoup_jax.training.optimizer import OPTIMIZERS
 from ssoup_jax.variants import VARIANTS

@@ -202,7 +202,8 @@ def experiment(
                 tally.stops.append(ended.stopping)
             continue
         if ended.code != 0:
-            wrong.append(f"exit code {ended.code}: {ended.err[-600:]!r}")
+            # Why is said first, where all threads stood last.
+            wrong.append(f"exit code {ended.code}: {ended.err[:1500]!r} ... {ended.err[-300:]!r}")
         break
     wrong += [] if ended.code else differences(workdir, truth, how.besides)
     if fell:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from ssoup_jax import models, own, pools, soups, variants
+from ssoup_jax.config.study import parse_shard
 from ssoup_jax.data import sources
 from ssoup_jax.errors import unknown
 from ssoup_jax.interop import zeros
@@ -11,7 +12,6 @@ from ssoup_jax.pruning import masks, selectors
 from ssoup_jax.report.trackers import chosen
 from ssoup_jax.schedules import retrain
 from ssoup_jax.stack import names
-from ssoup_jax.studies.settings import parse_shard
 from ssoup_jax.training import classify, interval, loop, optimizer, recalibrate
 
 CHOICES: dict[str, tuple[str | None, ...]] = {

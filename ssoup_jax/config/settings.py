@@ -7,13 +7,13 @@ import ml_collections
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssoup_jax import own, pools, soups, variants
-from ssoup_jax.choices import CHECKS, CHOICES, OWN, signals
+from ssoup_jax.config.choices import CHECKS, CHOICES, OWN, signals
+from ssoup_jax.config.study import StudySettings
 from ssoup_jax.data import ood
 from ssoup_jax.data.settings import DataSettings
 from ssoup_jax.errors import SettingsError, unknown
 from ssoup_jax.ranges import Count, CountOrZero, Epochs, EpochsOrZero, Goal, Members, Number, Phases, RunId
 from ssoup_jax.schedules import grammar
-from ssoup_jax.studies.settings import StudySettings
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
