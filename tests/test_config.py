@@ -14,8 +14,10 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import base, digits_sms
 from ssoup_jax import models, pools
-from ssoup_jax.config import DataSettings, Settings, StudySettings, make_settings
+from ssoup_jax.config import Settings, make_settings
+from ssoup_jax.config.study import StudySettings
 from ssoup_jax.data import sources
+from ssoup_jax.data.settings import DataSettings
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.schedules import grammar
 from ssoup_jax.variants import VARIANTS
