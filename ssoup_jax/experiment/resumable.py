@@ -264,9 +264,15 @@ def _resume(
     if found is None:
         return None
     when, members, info = found
+
+    def read(index: int) -> TrainState:
+        # A process that runs no member needs some state of the right form, and nobody's.
+        return _restored(members[index], begun[index]) if index in members else begun[index]
+
+    start, why = None, None
     try:
         execution = context.executor(m, batch_size) if spread else _again(info, choose)
-        state = executors.assemble(execution, m, lambda index: _restored(members[index], begun[index]))
+        state = executors.assemble(execution, m, read)
         start = _Start(
             loop.Snapshot(when, state, {int(member): int(at) for member, at in info["diverged"].items()}),
             EpochLog(work.runs, context.tracker, info["log"]),
@@ -275,8 +281,10 @@ def _resume(
             str(info.get("started", work.started)),
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
-        # Whole but not ours: its manifest is right, so somebody else wrote it.
-        work.console.line(f"{title}: the checkpoint of step {when} cannot be used ({error!r}); starts anew")
+        why = repr(error)
+    if reasons := list(filter(None, context.pod.everyone(why))):
+        # Whole but not ours: its manifest is right, so somebody else wrote it. What one cannot use nobody does.
+        work.console.line(f"{title}: the checkpoint of step {when} cannot be used ({reasons[0]}); starts anew")
         return None
     work.console.line(f"{title}: goes on after step {when}, from a checkpoint")
     return start

@@ -50,10 +50,10 @@ def stages_of(changes):
 def test_only_the_dense_model_sees_the_settings_of_dense_training(tmp_path, monkeypatch):
     trained, recalibrated = [], []
 
-    def watched_training(context, task, work, title, variables, mask, among, hyper, batch_size):
+    def watched_training(context, task, work, title, origins, among, hyper, batch_size):
         values = {name: np.unique(hyper.values[name]).tolist() for name in ("weight_decay", "momentum")}
         trained.append((title, context.classifier.model.dtype, batch_size, values))
-        return train(context, task, work, title, variables, mask, among, hyper, batch_size)
+        return train(context, task, work, title, origins, among, hyper, batch_size)
 
     def watched_recalibration(task, feed, stack, *, batch_size, **others):
         recalibrated.append((task, batch_size))
@@ -108,9 +108,9 @@ def test_out_of_distribution_a_model_is_scored_in_its_own_precision(tmp_path, mo
 def test_a_schedule_that_repeats_dense_training_repeats_its_epochs_whatever_the_batches(tmp_path, monkeypatch):
     rates, train = [], stages.train
 
-    def watched(context, task, work, title, variables, mask, among, hyper, batch_size):
+    def watched(context, task, work, title, origins, among, hyper, batch_size):
         rates.append(hyper.values["learning_rate"])
-        return train(context, task, work, title, variables, mask, among, hyper, batch_size)
+        return train(context, task, work, title, origins, among, hyper, batch_size)
 
     monkeypatch.setattr(stages, "train", watched)
     changes = {"n_epochs": 2, "n_epochs_per_phase": 2, "n_phases": 1, "n_splits_total": 1, "retrain_batch_size": 32}

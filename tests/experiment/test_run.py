@@ -251,15 +251,15 @@ def test_members_spread_over_launches_give_the_same_soup(finished, tmp_path):
     assert_equal(tiny.artifact(tmp_path, soup).variables, tiny.artifact(workdir, soup).variables)
 
 
-@pytest.mark.parametrize("stage", ["retrain", "soup"])
-def test_an_interrupted_experiment_goes_on_to_the_same_result(finished, tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize(("module", "stage"), [(stages, "retrain"), (walk, "soup")])
+def test_an_interrupted_experiment_goes_on_to_the_same_result(finished, tmp_path, monkeypatch, module, stage):
     workdir, summary, _ = finished
 
     def interrupt(context, *rest):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages, stage, interrupt)
+        patched.setattr(module, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             tiny.launch(tmp_path)
     resumed, printed = tiny.launch(tmp_path)

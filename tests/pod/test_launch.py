@@ -1,12 +1,14 @@
 """`launch.py` in several processes, as people and schedulers start, stop and kill them."""
 
 import json
+import shutil
 import signal
 import socket
 
 import pytest
 
 from tests.pod.processes import FLAGS, Processes, free_port
+from tests.robustness.compare import differences
 
 HOST = socket.gethostname()
 KEPT = "finished stages and checkpoints are kept; start all again"
@@ -57,6 +59,26 @@ def test_a_pod_stops_goes_on_and_dies(tmp_path):
         first, _ = pod.end(30)
     assert (first.code, first.err) == (1, f"error: process 1 ({HOST}) is gone; {KEPT}\n")
     assert first.seconds < 5
+
+
+def test_processes_without_a_member_go_on_with_the_others(tmp_path):
+    settings = [*SMALL, "--config.n_epochs_per_phase=400", "--config.checkpoint_every=None"]
+    settings += ["--config.strategy=IMP", "--config.phase=1"]
+    with launch(1, tmp_path / "pod", *SMALL, "--config.strategy=Dense") as dense:
+        assert dense.end(200)[0].code == 0
+    shutil.copytree(tmp_path / "pod", tmp_path / "alone")
+    spread = [*settings, "--config.execution=3x1:map"]
+    with launch(3, tmp_path / "pod", *spread) as pod:
+        pod.wait_for("images/s", 0, 200)
+        pod.send(signal.SIGTERM, 1)
+        stopped = pod.end(60)
+    assert [ended.code for ended in stopped] == [143] * 3
+    with launch(3, tmp_path / "pod", *spread) as pod, launch(1, tmp_path / "alone", *settings) as alone:
+        ended = [*pod.end(200), *alone.end(200)]
+    assert [(one.code, one.err) for one in ended] == [(0, "")] * 4
+    assert "goes on after step " in ended[0].out and "starts anew" not in ended[0].out
+    (tmp_path / "alone" / "checkpoints").mkdir()  # who was never stopped has written none
+    assert list(differences(tmp_path / "pod", tmp_path / "alone", ("execution",))) == []
 
 
 def test_what_differs_or_cannot_be_is_one_line_in_every_process(tmp_path):
