@@ -55,7 +55,8 @@ def figure(tables: Sequence[Table]) -> Figure:
     for axes in panels.flat:
         handles, labels = axes.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
-    result.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    n_columns = 4 if width > 1 else 2  # a panel is two names wide
+    result.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
     return result
 
 
