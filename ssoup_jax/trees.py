@@ -85,6 +85,17 @@ def mean(stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.__array_namespace__().mean(leaf, axis=0), stacked)
 
 
+def distinct(trees: Sequence[PyTree]) -> tuple[list[PyTree], list[int]]:
+    """Tells apart which of some trees are one and the same object.
+
+    Returns:
+        Each of them once, and for all of them their places among these.
+    """
+    each = {id(tree): tree for tree in trees}
+    places = {key: place for place, key in enumerate(each)}
+    return list(each.values()), [places[id(tree)] for tree in trees]
+
+
 def path_name(path: tuple) -> str:
     """Spells a key path of `jax.tree_util` as `'layer/kernel'`, the name used in reports and errors.
 

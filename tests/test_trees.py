@@ -146,3 +146,10 @@ def test_a_variable_of_nnx_has_the_name_of_its_layer():
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     for state in (nnx.state(model, nnx.Param), nnx.to_pure_dict(nnx.state(model, nnx.Param))):
         assert list(trees.named_leaves({"layer": state})) == ["layer/bias", "layer/kernel"]
+
+
+def test_objects_are_told_apart_by_what_they_are_and_not_by_what_they_hold():
+    one, same_values = member_tree(0), member_tree(0)
+    each, places = trees.distinct([same_values, one, same_values])
+    assert [id(tree) for tree in each] == [id(same_values), id(one)]
+    assert places == [0, 1, 0]

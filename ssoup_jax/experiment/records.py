@@ -39,7 +39,7 @@ def describer(
         context: has the network and the data.
         dense: the dense model that they come from.
         stack: leaves `[m, ...]`; it is evaluated here.
-        mask: shared by all.
+        mask: says what is prunable; which of it is pruned does not matter.
 
     Returns:
         `(place in the stack, params on the host) -> record`; whoever has fetched a member need not fetch it again.

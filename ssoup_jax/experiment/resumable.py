@@ -135,8 +135,9 @@ def train(
     if not total:
         stack = trees.stack([jax.device_get(origin.variables) for origin in origins])
         return Trained(stack, [{"epoch": 0, "n_steps": 0, "seconds": 0.0}] * m, {}, work.started)
-    begun = {id(own): step.init_member(task, hyper.values, own.variables, own.mask) for own in origins}
-    members = [begun[id(own)] for own in origins]
+    each, places = trees.distinct(origins)
+    begun = [step.init_member(task, hyper.values, own.variables, own.mask) for own in each]
+    members = [begun[place] for place in places]
     checkpoints = Checkpoints(
         work.checkpoints, on_damage=lambda text: work.console.line(f"{title}: {text}"), pod=context.pod
     )

@@ -1,7 +1,7 @@
 """What a stack takes and what a device has: read from the compiled program, which is needed anyway."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -121,9 +121,15 @@ def fitting(n_bytes: int) -> int:
 
 
 def _total_bytes() -> int | None:
-    stats = [device.memory_stats() or {} for device in jax.local_devices() if device.platform != "cpu"]
-    known = [own["bytes_limit"] for own in stats if "bytes_limit" in own]
-    return min(known) if known and len(known) == len(stats) else None
+    devices = jax.local_devices()
+    stats = None if devices[0].platform == "cpu" else _stats(devices)
+    return stats and min(own["bytes_limit"] for own in stats)
+
+
+def _stats(devices: Sequence[jax.Device]) -> list[dict[str, int]] | None:
+    """Returns what devices say of their memory; None where one does not say how much it has."""
+    stats = [device.memory_stats() or {} for device in devices]
+    return stats if all("bytes_limit" in own for own in stats) else None
 
 
 def data_fits(n_bytes: int, limit_bytes: int | None) -> bool:
@@ -139,10 +145,8 @@ def free_bytes(all_devices: bool = False) -> int | None:
     devices = jax.local_devices() if all_devices else jax.local_devices()[:1]
     if devices[0].platform == "cpu":
         return host_free_bytes() // len(devices)
-    stats = [device.memory_stats() for device in devices]
-    if not all(own and "bytes_limit" in own for own in stats):
-        return None
-    return min(own["bytes_limit"] - own.get("bytes_in_use", 0) for own in stats)
+    stats = _stats(devices)
+    return stats and min(own["bytes_limit"] - own.get("bytes_in_use", 0) for own in stats)
 
 
 def host_free_bytes(root: Path = Path("/")) -> int:

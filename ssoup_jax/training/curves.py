@@ -86,9 +86,8 @@ class Curves:
         on_line: Callable[[str], None] = lambda line: None,
     ):
         self._classifier, self._feed, self._on_line = classifier, feed, on_line
-        distinct = {id(start): start for start in starts}
-        self._starts = trees.stack(jax.device_get(list(distinct.values())))
-        self._start_of = np.array([list(distinct).index(id(start)) for start in starts], np.int32)
+        each, places = trees.distinct(starts)
+        self._starts, self._start_of = trees.stack(jax.device_get(each)), np.array(places, np.int32)
         per_epoch = n_batches(feed.sizes["train"], batch_size)
         self._n_epochs = -(-np.asarray(n_steps) // per_epoch)
         self._every = every

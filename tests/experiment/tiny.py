@@ -52,5 +52,12 @@ def plan(**changes: Any) -> Plan:
 
 def artifact(workdir: Path, stage: Stage, **changes: Any) -> Artifact:
     """Loads the artifact of a finished stage."""
+    return load(workdir, stage.name, **changes)[stage.name]
+
+
+def load(workdir: Path, *names: str, **changes: Any) -> dict[str, Artifact]:
+    """Loads artifacts by name; all that are finished, where none is named."""
     context = prepare(settings(**changes), sources.load("digits"), Console(io.StringIO()))
-    return artifacts.from_tree(*Store(workdir).load(stage.name, artifacts.like(context.like)))
+    store, like = Store(workdir), artifacts.like(context.like)
+    finished = (path.name for path in store.workdir.artifacts.glob("[!.]*"))
+    return {name: artifacts.from_tree(*store.load(name, like)) for name in names or sorted(finished)}

@@ -17,13 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ssoup_jax.data import sources
-from ssoup_jax.experiment import artifacts
 from ssoup_jax.experiment.artifacts import Artifact
-from ssoup_jax.experiment.prepare import prepare
-from ssoup_jax.report.console import Console
-from ssoup_jax.storage.layout import Workdir
-from ssoup_jax.storage.store import Store
 from tests.experiment import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +34,7 @@ def launch(execution: str, n_devices: int, workdir: Path) -> dict[str, Artifact]
     command = [sys.executable, "launch.py", "--config", "configs/digits_sms.py", *words, "--workdir", str(workdir)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(n_devices), "JAX_PLATFORMS": "cpu"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    context = prepare(tiny.settings(**SETTINGS), sources.load("digits"), Console())
-    store, like = Store(workdir), artifacts.like(context.like)
-    names = [path.name for path in Workdir(workdir).artifacts.iterdir() if not path.name.startswith(".")]
-    return {name: artifacts.from_tree(*store.load(name, like)) for name in sorted(names)}
+    return tiny.load(workdir, **SETTINGS)
 
 
 def compared(ours: dict[str, Artifact], truth: dict[str, Artifact]) -> tuple[int, dict[str, float], int]:

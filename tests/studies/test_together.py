@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 from ssoup_jax import trees
 from ssoup_jax.data import sources
-from ssoup_jax.experiment import artifacts, stages
+from ssoup_jax.experiment import stages
 from ssoup_jax.experiment.context import Context
 from ssoup_jax.experiment.plan import make_plan
-from ssoup_jax.experiment.prepare import prepare
 from ssoup_jax.experiment.specs import Dense, Retrain
 from ssoup_jax.experiment.stop import Stopped
 from ssoup_jax.report.console import Console
-from ssoup_jax.storage.layout import Workdir
-from ssoup_jax.storage.store import Store
 from ssoup_jax.studies import work
 from ssoup_jax.studies.methods import METHODS
 from ssoup_jax.studies.run import run_study
@@ -34,14 +31,6 @@ def launch(workdir: Path, methods: str, stop=None, **changes):
     study = STUDY | {"methods": methods}
     settings = tiny.settings(study=study, n_splits_total=None, **{"stack_members": 100} | changes)
     return run_study(settings, workdir, Console(printed), stop), printed.getvalue()
-
-
-def loaded(workdir: Path, **changes) -> dict[str, artifacts.Artifact]:
-    """All artifacts by name."""
-    context = prepare(tiny.settings(**changes), sources.load("digits"), Console(io.StringIO()))
-    store, like = Store(workdir), artifacts.like(context.like)
-    names = [path.name for path in Workdir(workdir).artifacts.iterdir() if not path.name.startswith(".")]
-    return {name: artifacts.from_tree(*store.load(name, like)) for name in names}
 
 
 def assert_equal(ours, theirs):
@@ -72,12 +61,12 @@ def test_results_are_those_of_each_run_apart(apart, tmp_path):
     for phase in (1, 2):
         assert f"IMP phase {phase} (6 members of 2 runs): step 0/" in printed
     assert tables == apart[1]
-    assert_equal(loaded(tmp_path), loaded(apart[0]))
+    assert_equal(tiny.load(tmp_path), tiny.load(apart[0]))
 
 
 def test_members_side_by_side_differ_by_rounding_only(apart, tmp_path):
     launch(tmp_path, "IMP", execution="vmap", n_phases=1)
-    ours, theirs = loaded(tmp_path), loaded(apart[0])
+    ours, theirs = tiny.load(tmp_path), tiny.load(apart[0])
     dense = [name for name in ours if name.startswith("dense")]
     assert len(dense) == 2
     for name in dense:
@@ -100,7 +89,7 @@ def test_a_stopped_stack_of_several_runs_goes_on_where_it_was(apart, tmp_path):
             printed = text
             break
     assert n_stops > 1 and printed, "each launch took some steps, and the last one had nothing left to stop"
-    assert_equal(loaded(tmp_path), loaded(apart[0]))
+    assert_equal(tiny.load(tmp_path), tiny.load(apart[0]))
 
 
 def test_one_run_whose_dense_model_diverges_costs_the_others_nothing(apart, tmp_path, monkeypatch):
@@ -115,7 +104,7 @@ def test_one_run_whose_dense_model_diverges_costs_the_others_nothing(apart, tmp_
     assert "error: Dense of run 2: diverged at step 1; the study goes on without it" in printed
     assert table.n_runs == 1 and table.missing
     assert all("Dense of run 2: diverged at step 1" in line for line in table.missing)
-    ours, theirs = loaded(tmp_path), loaded(apart[0])
+    ours, theirs = tiny.load(tmp_path), tiny.load(apart[0])
     assert len(ours) * 2 == len(theirs)
     assert_equal(ours, {name: theirs[name] for name in ours})
 
@@ -133,7 +122,7 @@ def test_a_member_that_diverges_costs_what_starts_from_it(tmp_path, monkeypatch)
     lost = "IMP phase 2, member 0 of run 2: the model it starts from diverged at step"
     assert f"error: {lost}" in printed
     assert len(table.missing) == 2
-    found = loaded(tmp_path)
+    found = tiny.load(tmp_path)
     assert sorted(name.split("-")[0] for name in found) == ["dense"] * 2 + ["phase1"] * 2 + ["phase2"]
 
 
@@ -188,7 +177,7 @@ def test_a_stack_of_one_run_is_as_before():
 
 def test_masks_of_a_stack_are_each_runs_own(apart):
     masks = {}
-    for name, artifact in loaded(apart[0]).items():
+    for name, artifact in tiny.load(apart[0]).items():
         if name.startswith("phase1-imp"):
             mask = np.asarray(trees.named_leaves(artifact.mask)["fc1/kernel"])
             masks.setdefault(mask.tobytes(), []).append(name)
