@@ -1,27 +1,24 @@
 """Image data sets of TensorFlow Datasets, read without TensorFlow."""
 
 import contextlib
-import dataclasses
 import difflib
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ssoup_jax.data.dataset import Contents, Encoded, Split
-from ssoup_jax.data.pictures import AS_PILLOW, Rules
 from ssoup_jax.data.sources import cache, prepare, tfds_door
-from ssoup_jax.errors import RunError, SettingsError, one_line
+from ssoup_jax.data.sources.tfds_records import Records, blame, in_order, source_of
+from ssoup_jax.errors import SettingsError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
-# Records are read and decoded this many at a time: one by one takes more than twice as long.
-BLOCK = 1000
 _NAME = re.compile(r"\w+([:/][\w.+-]+)?", re.ASCII)
 
 
@@ -111,54 +108,6 @@ def read_test(reference: str, data_dir: str | None, download: bool = True) -> tu
         return features.n_classes, _read_test_split(builder, names, features, line)[1]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """The encoded images in a split's records; meets `dataset.Files`.
-
-    Attributes:
-        folder: where the prepared data set is.
-        split: its split.
-        image: the image's name in a record.
-        fingerprint: hash of the data set's name and version and of the split's sizes.
-        rules: how they are decoded: as Pillow does, and TFDS itself.
-    """
-
-    folder: str
-    split: str
-    image: str
-    fingerprint: str
-    rules: Rules = AS_PILLOW
-    # By process: one that was forked must not read from what its parent opened.
-    _sources: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
-
-    def read(self, index: int) -> bytes:
-        """Returns an image as it is stored.
-
-        Raises:
-            RunError: the record cannot be read.
-        """
-        try:
-            source = self._sources.get(os.getpid())
-            if source is None:  # for two threads at once, too: the later one's then serves all
-                source = self._sources[os.getpid()] = self._open()
-            return bytes(source[int(index)][self.image])
-        except Exception as error:  # what the libraries raise has no common class
-            why = f"{type(error).__name__}: {one_line(error)}"
-            raise RunError(f"{self.describe(index)}: cannot be read ({why})") from error
-
-    def describe(self, index: int) -> str:
-        """Returns the record's number, split and data set."""
-        return f"record {index} of split {self.split} in {self.folder}"
-
-    def _open(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        return _source(tfds.builder_from_directory(self.folder), self.split, self.image)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_sources": {}}
-
-
 class _Features(NamedTuple):
     """Names of the image and the label in a record, number of classes, and whether all images have one size."""
 
@@ -174,7 +123,7 @@ def _opened(
 ) -> Iterator[tuple["DatasetBuilder", _Features]]:
     """Opens a prepared data set; errors within begin with its name."""
     name = parse(reference)
-    with tfds_door.hushed(), _blame(f"dataset: tfds:{name}"):
+    with tfds_door.hushed(), blame(f"dataset: tfds:{name}"):
         builder = _builder(name, data_dir)
         features = _features(builder)
         if not builder.is_prepared():
@@ -198,17 +147,6 @@ def _unverified(builder: "DatasetBuilder") -> tuple[list[str], list[str]]:
         return [], []
     text = path.read_text()
     return [f"{builder.data_path} was prepared from archives that are not the published ones"], [f"unverified {text}"]
-
-
-@contextlib.contextmanager
-def _blame(what: str) -> Iterator[None]:
-    """Puts whatever the libraries raise into one line that begins with `what`; they have no common class of errors."""
-    try:
-        yield
-    except SettingsError as error:
-        raise SettingsError(f"{what}: {error}") from error.__cause__
-    except Exception as error:
-        raise SettingsError(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _builder(name: str, data_dir: str | None) -> "DatasetBuilder":
@@ -254,7 +192,7 @@ def _read_test_split(
 
 
 def _read_split(builder: "DatasetBuilder", split: str, features: _Features, line: Callable[[str], None]) -> Split:
-    with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
+    with blame(f"{builder.data_path} is damaged; remove it to have it prepared again"):
         identity = _identity(builder, split)
         stamp = _stamp(builder, split)
     make = _arrays if features.one_size else _labels
@@ -288,24 +226,12 @@ def _stamp(builder: "DatasetBuilder", split: str) -> str:
     return f"{described} {[(path.name, os.stat(path).st_mtime_ns) for path in paths]}"
 
 
-def _source(builder: "DatasetBuilder", split: str, *encoded: str) -> Any:
-    """Opens a split's records; the features named `encoded` are not decoded."""
-    import tensorflow_datasets as tfds
-
-    try:
-        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded} or None)
-    except NotImplementedError as error:
-        has = builder.info.file_format.value
-        hint = "allowed: array_record; remove it or set data_dir to another folder to have it prepared as that"
-        raise SettingsError(f"{builder.data_path} was prepared as {has}; {hint}") from error
-
-
 def _arrays(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
     """Reads and decodes a split."""
-    source = _source(builder, split)
+    source = source_of(builder, split)
     n = len(source)
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.empty(n, np.int32)
-    for position, record in enumerate(_records(source, builder, split)):
+    for position, record in enumerate(in_order(source, builder, split)):
         image = record[features.image]
         if position == 0:
             images = np.empty((n, *image.shape), np.uint8)
@@ -318,20 +244,6 @@ def _arrays(builder: "DatasetBuilder", split: str, features: _Features) -> dict[
 
 def _labels(builder: "DatasetBuilder", split: str, features: _Features) -> dict[str, np.ndarray]:
     """Reads a split's labels, for which all of its records are read but no image is decoded."""
-    source = _source(builder, split, features.image)
-    labels = (record[features.label] for record in _records(source, builder, split))
+    source = source_of(builder, split, features.image)
+    labels = (record[features.label] for record in in_order(source, builder, split))
     return {"labels": np.fromiter(labels, np.int32, len(source))}
-
-
-def _records(source: Any, builder: "DatasetBuilder", split: str) -> Iterator[dict[str, Any]]:
-    """Yields a split's records in order."""
-    for start in range(0, len(source), BLOCK):
-        block = range(start, min(start + BLOCK, len(source)))
-        try:
-            yield from source.__getitems__(list(block))
-        except Exception:
-            for index in block:
-                where = f"record {index} of split {split}"
-                with _blame(f"{builder.data_path} is damaged; remove it to have it prepared again: {where}"):
-                    source[index]
-            raise

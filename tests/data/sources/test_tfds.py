@@ -18,6 +18,7 @@ from ssoup_jax.data import sources
 from ssoup_jax.data.augment import TRANSFORMS, Transform
 from ssoup_jax.data.dataset import Contents, Encoded, Split
 from ssoup_jax.data.sources import tfds as reader
+from ssoup_jax.data.sources import tfds_records
 from ssoup_jax.data.splits import torch_randperm
 from ssoup_jax.errors import RunError, SettingsError
 from tests.data import archives
@@ -178,7 +179,7 @@ def test_a_bare_name_is_the_name_with_its_prefix(published):
 
 def test_blocks_do_not_show(published, monkeypatch):
     whole = sources.load("cifar100", data_dir=str(published[0]))
-    monkeypatch.setattr(reader, "BLOCK", 5)
+    monkeypatch.setattr(tfds_records, "BLOCK", 5)
     for copy in published[0].rglob("cifar100/*/ssoup_jax-*.arrays"):
         copy.unlink()
     assert sources.load("cifar100", data_dir=str(published[0])).fingerprint == whole.fingerprint
@@ -334,8 +335,8 @@ def test_an_encoded_image_that_is_gone_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize("config", ["validation", "ragged"])
 def test_records_are_read_once(tmp_path, monkeypatch, config):
     opened = []
-    source = reader._source
-    monkeypatch.setattr(reader, "_source", lambda *args: opened.append(args[1]) or source(*args))
+    source = reader.source_of
+    monkeypatch.setattr(reader, "source_of", lambda *args: opened.append(args[1]) or source(*args))
 
     def read() -> list[str]:
         opened.clear()
