@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssoup_jax import trees
+from ssoup_jax.stack import exchange
 from ssoup_jax.stack import mesh as meshes
 from ssoup_jax.trees import PyTree
 
@@ -47,21 +48,21 @@ class Spread:
 
     def __getitem__(self, index: int) -> PyTree:
         """Returns a member on the host of every process, which all have to ask for it."""
-        return meshes.fetch(self.tree, index, self.mesh)
+        return exchange.fetch(self.tree, index, self.mesh)
 
     def replaced(self, index: int, tree: PyTree) -> "Spread":
         """Returns the stack with another tree, on the host of every process, in one member's place."""
         number, one = meshes.everywhere((np.int32(index), tree), self.mesh)
-        return Spread(meshes.replaced(self.mesh, self.tree, number, one), len(self), self.mesh)
+        return Spread(exchange.replaced(self.mesh, self.tree, number, one), len(self), self.mesh)
 
     def weighted_sum(self, weights: dict[int, float]) -> PyTree:
         """Adds up the members that have a weight, in its order; on the host of every process."""
         places, own = np.array(list(weights), np.int32), np.array(list(weights.values()), np.float32)
-        return jax.device_get(meshes.weighted_sum(self.mesh, self.tree, *meshes.everywhere((places, own), self.mesh)))
+        return jax.device_get(exchange.weighted_sum(self.mesh, self.tree, *meshes.everywhere((places, own), self.mesh)))
 
     def all(self) -> PyTree:
         """Returns all members, leaves `[m, ...]`, on the host of every process, which all have to ask for it."""
-        return jax.tree.map(lambda leaf: leaf[: len(self)], meshes.fetch_all(self.tree, self.mesh))
+        return jax.tree.map(lambda leaf: leaf[: len(self)], exchange.fetch_all(self.tree, self.mesh))
 
     def own(self) -> Iterator[tuple[int, PyTree]]:
         """Yields the members, with their numbers, whose first device is this process's; on the host."""
