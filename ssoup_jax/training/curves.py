@@ -94,7 +94,7 @@ class Curves:
         self._prunable = tuple(prunable_leaves(starts[0], mask))
         sizes = {name: int(np.size(leaf)) for name, leaf in trees.named_leaves(starts[0]).items()}
         self._sizes = sum(sizes.values()), sum(sizes[name] for name in self._prunable)
-        self._compiled = False
+        self._fitting: dict[str, str] = {}  # the executor of a validation, by that of the training
 
     def at(self, progress: Progress, snapshot: Snapshot) -> dict[int, dict[str, Any]]:
         """Returns the figures of the members that are to be looked at now, by index; all processes ask for them.
@@ -115,12 +115,11 @@ class Curves:
 
     def _look(self, stack: Held, execution: str, members: list[int]) -> dict[int, dict[str, Any]]:
         """Forwards all members, so that one program serves however many are left, and reports some."""
-        arguments = self._classifier, self._feed, stack, "val", execution, self._on_line
-        if not self._compiled:
-            evaluate.compile(*arguments)
-            self._compiled = True
+        arguments = self._classifier, self._feed, stack, "val"
+        if execution not in self._fitting:
+            self._fitting[execution] = evaluate.fit(*arguments, execution, self._on_line)
         started = time.perf_counter()
-        sums = evaluate.count(*arguments)
+        sums = evaluate.count(*arguments, self._fitting[execution])
         seconds = time.perf_counter() - started
         speed = {"seconds": seconds, "images_per_second": len(sums) * self._feed.sizes["val"] / seconds}
         weights = self._weights(stack, execution)

@@ -61,34 +61,38 @@ def count(
     variables: Held,
     split: str,
     execution: str,
-    on_line: Callable[[str], None] = lambda line: None,
+    on_line: Callable[[str], None] | None = None,
 ) -> list[Sums]:
     """Counts what metrics are made of for every member on a split, see `score`.
+
+    Args:
+        classifier, feed, variables, split: see `score`.
+        execution: full name of an executor.
+        on_line: see `score`; None: that it fits is known, see `fit`.
 
     Returns:
         Each member's, on the host.
     """
-    fn = executors.bind(_add_block, classifier, axis=executors.over(execution))
-    sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
+    fn, sums = _counting(classifier, variables, execution)
     for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line):
         # The host waits for nothing here: it only asks for the next block.
         sums, _ = executors.run(fitting, fn, block, sums, held)
     return trees.unstack(jax.device_get(together(sums)))
 
 
-def compile(
-    classifier: Classifier,
-    feed: Feed,
-    variables: Held,
-    split: str,
-    execution: str,
-    on_line: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Compiles what `count` runs with these arguments, so that it can be timed; computes nothing."""
-    fn = executors.bind(_add_block, classifier, axis=executors.over(execution))
-    sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
+def fit(
+    classifier: Classifier, feed: Feed, variables: Held, split: str, execution: str, on_line: Callable[[str], None]
+) -> str:
+    """Returns the executor by which `count` runs, see `score`; its program is compiled, and nothing is computed."""
+    fn, sums = _counting(classifier, variables, execution)
     with contextlib.closing(_blocks(fn, sums, feed, variables, split, execution, on_line)) as blocks:
-        next(blocks)
+        return next(blocks)[0]
+
+
+def _counting(classifier: Classifier, variables: Held, execution: str) -> tuple[executors.MemberFn, Sums]:
+    """Returns the function that counts a block, and each member's sums before the first."""
+    sums = predictions.no_sums(classifier.model.n_classes, trees.stack_size(variables))
+    return executors.bind(_add_block, classifier, axis=executors.over(execution)), sums
 
 
 def ensemble_score(
@@ -128,15 +132,25 @@ def logits_by_block(
 
 
 def _blocks(
-    fn: executors.MemberFn, state, feed: Feed, variables: Held, split: str, execution: str, on_line
+    fn: executors.MemberFn,
+    state,
+    feed: Feed,
+    variables: Held,
+    split: str,
+    execution: str,
+    on_line: Callable[[str], None] | None,
 ) -> Generator[tuple[str, Held, _Block], None, None]:
-    """Yields a split block by block: the executor that fits, the variables as it holds them, and the block."""
+    """Yields a split block by block: the executor that fits, the variables as it holds them, and the block.
+
+    Without `on_line` the executor is one that is known to fit.
+    """
     n_examples, held = feed.sizes[split], None
     for number, (examples, positions) in enumerate(feed.evaluation(split, BLOCK_SIZE)):
         counted = jax.device_put(number * BLOCK_SIZE + np.arange(BLOCK_SIZE) < n_examples)
         block = (executors.place(execution, examples), positions, counted)
         if held is None:
-            execution = memory.fit(execution, fn, block, state, variables, on_line=on_line)
+            if on_line is not None:
+                execution = memory.fit(execution, fn, block, state, variables, on_line=on_line)
             held = executors.hold(execution, variables)
         yield execution, held, block
 

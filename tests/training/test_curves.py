@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssoup_jax import metrics, trees
-from ssoup_jax.stack import executors
+from ssoup_jax.stack import executors, memory
 from ssoup_jax.training import curves, evaluate
 from ssoup_jax.training.curves import Curves
 from ssoup_jax.training.loop import Progress, Snapshot
@@ -165,3 +165,17 @@ def test_nothing_is_compiled_after_the_first_look(compiled):
     looks.at(progress(2), Snapshot(6, executors.hold("map", state), {1: 4}))
     looks.at(progress(3), Snapshot(9, executors.hold("map", state)))
     assert compiled() == []
+
+
+def test_whether_a_validation_fits_is_asked_once_for_every_executor(monkeypatch):
+    asked, fit = [], memory.fit
+    monkeypatch.setattr(
+        memory, "fit", lambda execution, *args, **how: asked.append(execution) or fit("map", *args, **how)
+    )
+    state, own = tiny.state(), feed()
+    start = jax.device_get(trees.member(tiny.variables(), 1).params)
+    looks = Curves(tiny.classifier(), own, [start] * 3, tiny.mask(), N_STEPS, tiny.BATCH_SIZE, 1)
+    figures = [looks.at(progress(epoch, name), Snapshot(3, state)) for epoch, name in ((1, "vmap"), (2, "vmap"))]
+    figures.append(looks.at(progress(3, "map"), Snapshot(3, state)))
+    assert asked == ["vmap", "map"]
+    assert [one[0]["val"]["accuracy"] for one in figures] == [figures[0][0]["val"]["accuracy"]] * 3
