@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ssoup_jax.storage.layout import Workdir
 from ssoup_jax.storage.store import Store
 from ssoup_jax.training import loop
 from tests.experiment import tiny
+from tests.pod.processes import from_a_terminal
 
 ROOT = Path(__file__).parents[2]
 PLAN = tiny.plan(n_phases=1)
@@ -139,7 +139,7 @@ def test_a_run_is_watched_from_its_first_step_to_its_end_and_ends_as_one_that_wa
     # So slow that there is something to see.
     monkeypatch.setattr(live_file.LiveFile, "write", lambda *told: (write(*told), time.sleep(0.05)))
     Store(tmp_path / "runs")
-    command = [sys.executable, "-m", "ssoup_jax.inspect", str(tmp_path / "runs"), "--watch", "0.1", "--json"]
+    command = from_a_terminal("-m", "ssoup_jax.inspect", str(tmp_path / "runs"), "--watch", "0.1", "--json")
     with (tmp_path / "seen").open("w") as out:
         watcher = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True)
     try:
@@ -148,7 +148,10 @@ def test_a_run_is_watched_from_its_first_step_to_its_end_and_ends_as_one_that_wa
         time.sleep(1.0)
     finally:
         watcher.send_signal(signal.SIGINT)
-        _, err = watcher.communicate(timeout=60)
+        try:
+            _, err = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
     assert (watcher.returncode, err) == (0, "")
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     trained = [content for look in seen for content in look["live"]]

@@ -1,6 +1,7 @@
 """An experiment that takes seconds: real digits, a small network, short training."""
 
 import io
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,8 @@ def load(workdir: Path, *names: str, **changes: Any) -> dict[str, Artifact]:
     store, like = Store(workdir), artifacts.like(context.like)
     finished = (path.name for path in store.workdir.artifacts.glob("[!.]*"))
     return {name: artifacts.from_tree(*store.load(name, like)) for name in names or sorted(finished)}
+
+
+def curve(workdir: Path, stage: Stage) -> list[dict]:
+    """Returns the lines of a finished stage's epochs."""
+    return [json.loads(line) for line in (Store(workdir).path(stage.name) / "metrics.jsonl").read_text().splitlines()]

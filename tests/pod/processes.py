@@ -29,8 +29,7 @@ _FOREIGN = re.compile(
     re.IGNORECASE,
 )
 
-# What a shell runs in the background ignores Ctrl-C, and so does all that it starts, such as tests and their processes.
-_AS_FROM_A_TERMINAL = (
+_DEFAULT_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
@@ -52,6 +51,14 @@ class Ended:
     out: str
     err: str
     seconds: float
+
+
+def from_a_terminal(*words: str) -> list[str]:
+    """Returns the command by which Python runs some words as it would from a terminal, and does not ignore Ctrl-C.
+
+    What a shell runs in the background ignores it, and so does all that it starts, such as tests and their processes.
+    """
+    return [sys.executable, "-c", _DEFAULT_SIGINT, *words]
 
 
 def free_port() -> int:
@@ -100,7 +107,7 @@ class Processes:
             with open(self._log(index, "out"), "w") as out, open(self._log(index, "err"), "w") as err:
                 self._processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", _AS_FROM_A_TERMINAL, *words],
+                        from_a_terminal(*words),
                         cwd=folder,
                         env=clean_environment(JAX_NUM_CPU_DEVICES=str(devices), **own),
                         stdin=subprocess.DEVNULL,

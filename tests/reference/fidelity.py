@@ -1,4 +1,4 @@
-"""Writes `docs/fidelity.md` from a run of the golden tests: `python -m tests.reference.fidelity [LOG]`."""
+"""Measures again what `docs/fidelity.md` says: `python -m tests.reference.fidelity [LOG]` runs the golden tests."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.reference.deviations import LOG_VARIABLE
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "fidelity.md"
-INTRODUCTION = ROOT / "docs" / "fidelity_intro.md"
+HEADING = "## Measured deviations\n"
 
 
 def measure() -> dict[str, tuple[float, float, int]]:
@@ -39,15 +39,15 @@ def largest(log: Path) -> dict[str, tuple[float, float, int]]:
     return {name: (*max(seen), len(seen)) for name, seen in sorted(found.items())}
 
 
-def page(comparisons: dict[str, tuple[float, float, int]]) -> str:
-    """Returns the page: the introduction and the table of largest deviations."""
+def page(before: str, comparisons: dict[str, tuple[float, float, int]]) -> str:
+    """Returns the page: what it says before its table of largest deviations, and that table anew."""
     rows = "\n".join(
         f"| {name} | {count} | {'exact' if deviation == 0 else f'{deviation:.1e}'} | "
         f"{'exact' if tolerance == 0 else f'{tolerance:.1e}'} |"
         for name, (deviation, tolerance, count) in comparisons.items()
     )
     return (
-        f"{INTRODUCTION.read_text()}\n## Measured deviations\n\n"
+        f"{before.partition(HEADING)[0]}{HEADING}\n"
         "The largest of all comparisons of a kind; the tolerance is the one that applied to it. Written by "
         "`python -m tests.reference.fidelity`, which runs the golden tests.\n\n"
         f"| comparison | times | largest deviation | tolerance |\n| --- | --- | --- | --- |\n{rows}\n"
@@ -56,5 +56,5 @@ def page(comparisons: dict[str, tuple[float, float, int]]) -> str:
 
 if __name__ == "__main__":
     # A log of an earlier run of the tests saves running them again.
-    PAGE.write_text(page(largest(Path(sys.argv[1])) if sys.argv[1:] else measure()))
+    PAGE.write_text(page(PAGE.read_text(), largest(Path(sys.argv[1])) if sys.argv[1:] else measure()))
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssoup_jax import trees
-from ssoup_jax.stack import executors, held, mesh
+from ssoup_jax.stack import exchange, executors, held, mesh
 from ssoup_jax.training.step import train_steps
 from tests.stack.test_executors import block, cheap, grow, ran
 from tests.training import tiny
@@ -79,7 +79,7 @@ def look_where_things_are():
         "summed": odd.weighted_sum({2: 0.5, 0: 1.0, 4: 3.0}),
         "leaves": list(held.leaves(odd)),
         "whole": held.together(odd),
-        "last": {"told": mesh._told(odd.mesh, odd.tree, jnp.int32(2), jnp.int32(0)), "own": odd[4]},
+        "last": {"told": exchange._told(odd.mesh, odd.tree, jnp.int32(2), jnp.int32(0)), "own": odd[4]},
     }
 
 
