@@ -9,7 +9,7 @@ of 15 epochs each, m = 3 and 5, five runs of SMS and of what it is compared with
 the work.
 
 Cost: about a quarter of an hour of a core for a run and goal with m = 3, half an hour with m = 3 and 5. Expected
-result: docs/results/README.md, which has five runs to 90 % with m = 3, and says what they show and what they do not.
+result: docs/results/README.md, which says what was run of it, and what that shows and does not.
 
 Arguments: `folder` (of the four files), `arch`, `m` (the only m), `goal` (the only goal), `runs` (how many), `phases`,
 `dense` (epochs of dense training), and `smoke` (one epoch, a phase, two runs, to see whether everything is in place).
