@@ -119,7 +119,7 @@ class Curves:
         if execution not in self._fitting:
             self._fitting[execution] = evaluate.fit(*arguments, execution, self._on_line)
         started = time.perf_counter()
-        sums = evaluate.count(*arguments, self._fitting[execution])
+        sums = evaluate.count(*arguments, self._fitting[execution], fits=True)
         seconds = time.perf_counter() - started
         speed = {"seconds": seconds, "images_per_second": len(sums) * self._feed.sizes["val"] / seconds}
         weights = self._weights(stack, execution)

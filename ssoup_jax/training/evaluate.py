@@ -61,20 +61,20 @@ def count(
     variables: Held,
     split: str,
     execution: str,
-    on_line: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+    fits: bool = False,
 ) -> list[Sums]:
     """Counts what metrics are made of for every member on a split, see `score`.
 
     Args:
-        classifier, feed, variables, split: see `score`.
-        execution: full name of an executor.
-        on_line: see `score`; None: that it fits is known, see `fit`.
+        classifier, feed, variables, split, execution, on_line: see `score`.
+        fits: that the executor fits into memory is known, see `fit`, and not asked again.
 
     Returns:
         Each member's, on the host.
     """
     fn, sums = _counting(classifier, variables, execution)
-    for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line):
+    for fitting, held, block in _blocks(fn, sums, feed, variables, split, execution, on_line, fits):
         # The host waits for nothing here: it only asks for the next block.
         sums, _ = executors.run(fitting, fn, block, sums, held)
     return trees.unstack(jax.device_get(together(sums)))
@@ -138,18 +138,16 @@ def _blocks(
     variables: Held,
     split: str,
     execution: str,
-    on_line: Callable[[str], None] | None,
+    on_line: Callable[[str], None],
+    fits: bool = False,
 ) -> Generator[tuple[str, Held, _Block], None, None]:
-    """Yields a split block by block: the executor that fits, the variables as it holds them, and the block.
-
-    Without `on_line` the executor is one that is known to fit.
-    """
+    """Yields a split block by block: the executor that fits, the variables as it holds them, and the block."""
     n_examples, held = feed.sizes[split], None
     for number, (examples, positions) in enumerate(feed.evaluation(split, BLOCK_SIZE)):
         counted = jax.device_put(number * BLOCK_SIZE + np.arange(BLOCK_SIZE) < n_examples)
         block = (executors.place(execution, examples), positions, counted)
         if held is None:
-            if on_line is not None:
+            if not fits:
                 execution = memory.fit(execution, fn, block, state, variables, on_line=on_line)
             held = executors.hold(execution, variables)
         yield execution, held, block
