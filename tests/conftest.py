@@ -15,7 +15,7 @@ from ssoup_jax import devices, own
 from ssoup_jax.training import optimizer
 
 # What tests compile is kept for the next ones, for the programs that they start and for the next time; not among the
-# user's. From a full cache the suite takes a third of the time.
+# user's.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xdg")
 
 devices.configure()

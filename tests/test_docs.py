@@ -1,4 +1,4 @@
-"""Links in the documentation lead somewhere: to a file of the project, and there to a heading."""
+"""Links in the documentation lead somewhere, and what it says twice it says alike."""
 
 import re
 from pathlib import Path
@@ -31,3 +31,10 @@ def test_every_link_leads_somewhere(page):
 
 def test_the_documentation_is_there():
     assert ROOT / "README.md" in PAGES and len(PAGES) > 10
+
+
+def test_the_settings_of_the_readme_are_those_of_their_page():
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/settings.md"))
+    _, _, table = readme.partition("| to do this | set |\n| --- | --- |\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    assert len(rows) > 5 and [row for row in rows if row.removesuffix(" |") not in page] == []

@@ -196,7 +196,7 @@ def test_by_hand_every_host_runs_one_line(cluster, tmp_path):
     out = (tmp_path / "out").read_text()
     # Whoever is first says so, and the other that it was that one; process 0 need not say which process it is.
     assert out.count("arch: unknown value 'Nothing'") == out.count("error: ") == 2
-    assert len(set(re.findall(r"error: process (\d)", out))) == 1
+    assert re.findall(r"error: process (\d)", out) in (["0"], ["1", "1"])
 
 
 def test_a_command_is_tried_again_unless_it_was_asked_to_stop_or_cannot_work(cluster, tmp_path):

@@ -138,14 +138,6 @@ class Processes:
                 raise AssertionError(f"no {text!r} from {sorted(waiting)}: {list(map(self.err, sorted(waiting)))}")
             time.sleep(0.02)
 
-    def wait_for_file(self, folder: Path, pattern: str, timeout: float = 60) -> None:
-        """Waits until the processes have written a file or folder of such a name."""
-        until = time.monotonic() + timeout
-        while not any(folder.glob(pattern)):
-            if self.over() or time.monotonic() > until:
-                raise AssertionError(f"no {pattern} in {folder}: {list(map(self.err, range(len(self._processes))))}")
-            time.sleep(0.02)
-
     def send(self, number: signal.Signals, *indices: int) -> None:
         """Sends a signal to some processes, or to all."""
         for index in indices or range(len(self._processes)):

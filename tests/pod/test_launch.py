@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from tests.pod.processes import FLAGS, Processes, free_port
+from tests.robustness.blows import Blow, wait_for
 from tests.robustness.compare import differences
 
 HOST = socket.gethostname()
@@ -70,7 +71,7 @@ def test_processes_without_a_member_go_on_with_the_others(tmp_path):
     spread = [*settings, "--config.execution=3x1:map"]
     with launch(3, tmp_path / "pod", *spread) as pod:
         # Not at the first figures: process 1 may not have begun its first chunk, and then ends the pod without a save.
-        pod.wait_for_file(tmp_path / "pod", "checkpoints/*/step-*", 200)
+        assert wait_for(pod.over, tmp_path / "pod", Blow((signal.SIGTERM,), "checkpoint in place", 1, 0))
         pod.send(signal.SIGTERM, 1)
         stopped = pod.end(60)
     assert [ended.code for ended in stopped] == [143] * 3
