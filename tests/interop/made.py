@@ -57,6 +57,11 @@ def state_of(arch="Simple", pruned=False):
     return twin.state_dict()
 
 
+def prefixed(state, prefix):
+    """Returns a state dict with something before all of its names."""
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
 def one_line(path, read=pytorch.read):
     """Returns the line by which a file is refused."""
     with pytest.raises(SettingsError) as caught:

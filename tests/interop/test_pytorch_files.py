@@ -14,11 +14,7 @@ from safetensors.torch import save_file
 
 from ssoup_jax.interop import pytorch
 from ssoup_jax.interop.state_dict import COUNTER
-from tests.interop.made import SUFFIXES, assert_same_bits, network, one_line, state_of
-
-
-def prefixed(state, prefix):
-    return {f"{prefix}{name}": value for name, value in state.items()}
+from tests.interop.made import SUFFIXES, assert_same_bits, network, one_line, prefixed, state_of
 
 
 @pytest.mark.parametrize("pruned", [False, True])

@@ -16,7 +16,7 @@ from ssoup_jax import models
 from ssoup_jax.errors import SettingsError
 from ssoup_jax.interop import pytorch, wrappings
 from tests.interop import twins
-from tests.interop.test_pytorch import one_line, prefixed
+from tests.interop.made import one_line, prefixed
 
 NAMES = ("conv1.weight", "bn1.num_batches_tracked", "layer1.0.conv1.weight", "linear.weight", "linear.bias")
 
