@@ -12,7 +12,8 @@ Cost: about a quarter of an hour of a core for a run and goal with m = 3, half a
 result: docs/results/README.md, which says what was run of it, and what that shows and does not.
 
 Arguments: `folder` (of the four files), `arch`, `m` (the only m), `goal` (the only goal), `runs` (how many), `phases`,
-`dense` (epochs of dense training), and `smoke` (one epoch, a phase, two runs, to see whether everything is in place).
+`epochs` (of a phase), `dense` (epochs of dense training), and `smoke` (one epoch, a phase, two runs, to see whether
+everything is in place).
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +24,8 @@ from configs import arguments, base
 def get_config(text: str | None = None) -> ConfigDict:
     """Returns the study's settings."""
     folder = "/usr/share/datasets/fashion-mnist"
-    given = arguments.parse(text, folder=folder, arch="ResNet8", m=0, goal=0.0, runs=5, phases=3, dense=30, smoke=False)
+    numbers = {"m": 0, "goal": 0.0, "runs": 5, "phases": 3, "epochs": 15, "dense": 30}
+    given = arguments.parse(text, folder=folder, arch="ResNet8", **numbers, smoke=False)
     config = base.get_config()
     config.dataset = f"idx:{given['folder']}"
     config.data.n_train = 5000
@@ -38,7 +40,7 @@ def get_config(text: str | None = None) -> ConfigDict:
     config.learning_rate = "(Linear, 0.1)"
     config.weight_decay = 5e-4
     config.n_phases = given["phases"]
-    config.n_epochs_per_phase = 15
+    config.n_epochs_per_phase = given["epochs"]
     config.retrain_schedule = "ALLR"
     config.study.methods = "SMS, IMP_mx, IMP-RePrune, IMP"
     config.study.runs = tuple(range(1, given["runs"] + 1))
