@@ -8,6 +8,7 @@ Every case is given as a mapping and as a command line. Exit code 0: no findings
 import argparse
 import collections
 import contextlib
+import gc
 import io
 import json
 import resource
@@ -62,12 +63,15 @@ def bounded() -> Iterator[None]:
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     previous = signal.signal(signal.SIGPROF, late)
     resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, hard))
-    # Again and again, because what is raised inside a callback of the garbage collector is lost.
+    # Collecting what others have left takes a second and more in a large process, and what is raised in it is lost.
+    gc.disable()
+    # Again and again, because what is raised in other callbacks is lost, too.
     signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS / 10)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        gc.enable()
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGPROF, previous)
 

@@ -1,8 +1,13 @@
 """Any configuration at all is taken or refused in one line; a few hundred here, `fuzz.py` tries as many as wanted."""
 
+import gc
+import time
+import weakref
+
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
+from ssoup_jax.config import make_settings
 from tests.robustness import fuzz
 from tests.robustness.drawn import Case, cases
 
@@ -52,6 +57,33 @@ def test_an_error_that_is_no_line_or_names_nothing_is_a_finding(monkeypatch):
         monkeypatch.setattr(fuzz, "make_settings", _raiser(error))
         with pytest.raises(fuzz.Finding, match=type(error).__name__):
             fuzz.by_mapping(Case())
+
+
+def test_the_garbage_of_others_is_not_a_case_s_time(monkeypatch):
+    class Cycle:
+        pass
+
+    ends, kept = [], []
+
+    def slow(_):
+        until = time.process_time() + 0.5
+        while time.process_time() < until:
+            pass
+        ends.append(True)
+
+    def littered(*arguments):
+        garbage = Cycle()
+        garbage.itself = garbage
+        kept.append(weakref.ref(garbage, slow))
+        del garbage
+        kept.extend([] for _ in range(10**4))  # enough for the collector to start
+        return make_settings(*arguments)
+
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+    monkeypatch.setattr(fuzz, "make_settings", littered)
+    assert fuzz.by_mapping(Case()) == "taken"
+    gc.collect()
+    assert ends == [True], "the limit has ended what is not of the case"
 
 
 def _raiser(error):
