@@ -24,8 +24,9 @@ from configs import arguments, base
 def get_config(text: str | None = None) -> ConfigDict:
     """Returns the study's settings."""
     folder = "/usr/share/datasets/fashion-mnist"
-    numbers = {"m": 0, "goal": 0.0, "runs": 5, "phases": 3, "epochs": 15, "dense": 30}
-    given = arguments.parse(text, folder=folder, arch="ResNet8", **numbers, smoke=False)
+    given = arguments.parse(
+        text, folder=folder, arch="ResNet8", m=0, goal=0.0, runs=5, phases=3, epochs=15, dense=30, smoke=False
+    )
     config = base.get_config()
     config.dataset = f"idx:{given['folder']}"
     config.data.n_train = 5000
